@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lj_services.daemon import ExitCode
 
@@ -32,6 +33,11 @@ def json_option(function: F) -> F:
     return click.option(
         "--json", "as_json", is_flag=True, help="Print one JSON document for machines."
     )(function)
+
+
+def _cell(value: Any) -> Text:
+    """A value as plain text: what users called themselves is never taken for markup."""
+    return Text("" if value is None else str(value))
 
 
 class Output:
@@ -63,7 +69,7 @@ class Output:
             numeric = all(isinstance(row.get(column), int | float) for row in rows)
             table.add_column(column, justify="right" if rows and numeric else "left")
         for row in rows:
-            table.add_row(*("" if row.get(name) is None else str(row[name]) for name in columns))
+            table.add_row(*(_cell(row.get(name)) for name in columns))
         self.console.print(table)
 
     def record(self, values: Mapping[str, Any]) -> None:
@@ -73,10 +79,10 @@ class Output:
             return
         table = Table(show_header=False, box=None, pad_edge=False)
         for name, value in values.items():
-            table.add_row(f"[bold]{name}[/bold]", "" if value is None else str(value))
+            table.add_row(Text(name, style="bold"), _cell(value))
         self.console.print(table)
 
     def say(self, text: str) -> None:
         """A sentence for people; silent with ``--json``."""
         if not self.as_json:
-            self.console.print(text)
+            self.console.print(text, markup=False)
