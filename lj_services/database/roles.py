@@ -139,12 +139,15 @@ class Databases:
             yield connection
 
     @contextmanager
-    def read(self, role: str, *, after: Position | None = None) -> Iterator[Connection]:
+    def read(
+        self, role: str, *, after: Position | None = None, definitive: bool = False
+    ) -> Iterator[Connection]:
         """A connection that reads one moment of the role's data, and can't write.
 
         Args:
             role: its name.
             after: what must be visible: a position that `position` gave after a write.
+            definitive: ask the writer, for what must be the newest truth.
 
         Raises:
             DatabaseUnreachable: neither a reader nor the writer can be reached, or the
@@ -153,7 +156,7 @@ class Databases:
         """
         found = self._role(role)
         with ExitStack() as stack:
-            connection, server, reader = self._place(found, after, stack)
+            connection, server, reader = self._place(found, after, definitive, stack)
             READS.labels(role, server.label).inc()
             try:
                 yield connection
@@ -180,12 +183,12 @@ class Databases:
             ) from None
 
     def _place(
-        self, role: _Role, after: Position | None, stack: ExitStack
+        self, role: _Role, after: Position | None, definitive: bool, stack: ExitStack
     ) -> tuple[Connection, Server, Reader | None]:
         """Choose where a read goes, and connect."""
         if after is not None and after.role != role.name:
             raise ValueError(f"{after} is a position of another role than {role.name}")
-        if role.readers.all and (after is None or after.gtid):
+        if role.readers.all and not definitive and (after is None or after.gtid):
             self._watch()
             for reader in role.readers.draw():
                 with ExitStack() as attempt:

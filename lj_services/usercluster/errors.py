@@ -1,0 +1,35 @@
+"""What can go wrong with users and their clusters."""
+
+from __future__ import annotations
+
+
+class UserClusterError(Exception):
+    """Base of this package's errors."""
+
+
+class BadName(UserClusterError):
+    """The name is not one that a user can have."""
+
+
+class NameTaken(UserClusterError):
+    """A user of that name exists."""
+
+
+class UnknownUser(UserClusterError):
+    """There is no such user."""
+
+
+class NoCluster(UserClusterError):
+    """No cluster of that number, or none that takes new users now."""
+
+
+class UserReadOnly(UserClusterError):
+    """The user is read-only: nothing of theirs may be written until that is lifted."""
+
+
+class UserBusy(UserClusterError):
+    """The user is just being moved and stayed frozen for longer than one waits; try again."""
+
+
+class HomeMissing(UserClusterError):
+    """`global` routes the user to a cluster whose fence does not know them: nothing is written."""

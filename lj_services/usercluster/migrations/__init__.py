@@ -1,0 +1,1 @@
+"""Numbered migrations of the tables of users; see `lj_services.database.migrations`."""
