@@ -20,7 +20,11 @@ class UnknownUser(UserClusterError):
 
 
 class NoCluster(UserClusterError):
-    """No cluster of that number, or none that takes new users now."""
+    """There is no cluster of that number."""
+
+
+class NoRoom(NoCluster):
+    """No cluster takes new users now: full, out of reach, or without weight."""
 
 
 class UserReadOnly(UserClusterError):

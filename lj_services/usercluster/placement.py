@@ -21,7 +21,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from lj_services.database import DatabaseError, Databases, cluster_role
-from lj_services.usercluster.errors import NoCluster
+from lj_services.usercluster.errors import NoRoom
 
 MEASURE_EVERY_S = 30.0
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
@@ -84,7 +84,7 @@ class Placement:
             excluding: those that were tried already.
 
         Raises:
-            NoCluster: none takes new users; says why for each.
+            NoRoom: none takes new users; says why for each.
         """
         why_not: list[str] = []
         room: dict[int, int | None] = {}
@@ -100,7 +100,7 @@ class Placement:
                 room[clusterid] = free
         if not room:
             detail = "; ".join(why_not) or "every weight is 0, or there is no cluster"
-            raise NoCluster(f"no cluster takes new users: {detail}")
+            raise NoRoom(f"no cluster takes new users: {detail}")
         known = [free for free in room.values() if free is not None]
         average = sum(known) / len(known) if known else 1.0
         chances = [

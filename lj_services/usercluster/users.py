@@ -71,7 +71,7 @@ class Users:
                 (a password), or not at all.
 
         Raises:
-            BadName, NameTaken, NoCluster: as their names say.
+            BadName, NameTaken, NoCluster, NoRoom: as their names say.
             DatabaseError: a database can't be reached; the same call may be repeated.
         """
         creation.check_name(name)
