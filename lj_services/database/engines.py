@@ -16,8 +16,9 @@ MariaDB and MySQL: charset, collation and time zone always given; READ COMMITTED
 for writing (fewer gap locks, fewer deadlocks; the binary log must be row based),
 the server's REPEATABLE READ for reading, so that one read block sees one moment.
 ``max_connections`` reached (1040) is waited for, as DBI::Role does: 8 tries, 250 ms
-apart.  A connection that idled over a second is pinged before use; errors are told
-apart by errno, since the driver's classes differ between its two builds.
+apart.  A connection that idled over a second is pinged before use, and only then: the
+driver would ping before every statement (see `driver`).  Errors are told apart by errno,
+since the driver's classes differ between its two builds.
 
 A pool that is full makes one wait ``pool_wait_s``, then it says `PoolExhausted`.
 """
@@ -33,6 +34,7 @@ from urllib.parse import quote
 from sqlalchemy import Connection, Engine, NullPool, QueuePool, create_engine, event, exc
 from sqlalchemy.engine import URL
 
+from lj_services.database import driver
 from lj_services.database.config import RoleSettings
 from lj_services.database.errors import (
     CommitUnknown,
@@ -260,19 +262,17 @@ class Server:
             if error_number(context.original_exception) in DISCONNECTED:
                 context.is_disconnect = True
 
-        if mode == "probe":
-            return engine
-
         @event.listens_for(engine, "do_connect")
-        def on_do_connect(dialect: Any, _record: Any, cargs: Any, cparams: Any) -> Any:
-            for _ in range(CONNECT_TRIES - 1):
+        def on_do_connect(dialect: Any, _record: Any, _cargs: Any, cparams: Any) -> Any:
+            tries = 1 if mode == "probe" else CONNECT_TRIES
+            while True:
                 try:
-                    return dialect.connect(*cargs, **cparams)
+                    return driver.connect(**cparams)
                 except dialect.loaded_dbapi.Error as error:
-                    if error.errno not in TOO_MANY_CONNECTIONS:
+                    tries -= 1
+                    if error.errno not in TOO_MANY_CONNECTIONS or tries == 0:
                         raise
                 time.sleep(CONNECT_TRY_EVERY_S)
-            return dialect.connect(*cargs, **cparams)
 
         @event.listens_for(engine, "checkin")
         def on_checkin(_dbapi: Any, record: Any) -> None:

@@ -61,6 +61,7 @@ class Reader:
             self._failures = min(self._failures + 1, 16)
             rest *= random.uniform(0.75, 1.25)  # noqa: S311  spread, not secret
             self._look_at = (time.monotonic() if now is None else now) + rest
+        self.server.close()  # its pooled connections are as dead
         self._turn(False, f"{why}; looked at again in {rest:.0f} s")
 
     def due(self) -> bool:
@@ -170,7 +171,10 @@ class HealthThread:
             now = time.monotonic()
             for readers, due in next_look.items():
                 if due <= now:
-                    readers.look()
+                    try:
+                        readers.look()
+                    except Exception:  # whatever it is, the next look must still come
+                        log.exception("looking at the readers failed")
                     spread = random.uniform(0.75, 1.25)  # noqa: S311  spread, not secret
                     next_look[readers] = time.monotonic() + readers.every_s * spread
             if self._stop.wait(max(0.0, min(next_look.values()) - time.monotonic())):

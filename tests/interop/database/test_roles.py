@@ -51,9 +51,11 @@ def test_commit_at_the_end_and_rollback_on_an_error(table: TestSite) -> None:
 
 
 def test_a_write_in_a_read_block_is_refused(table: TestSite) -> None:
-    with pytest.raises(ReadOnlyConnection, match=r"databases\.write"):
-        with table.databases.read("global") as connection:
-            connection.execute(text("INSERT INTO t (a) VALUES (1)"))
+    with (
+        pytest.raises(ReadOnlyConnection, match=r"databases\.write"),
+        table.databases.read("global") as connection,
+    ):
+        connection.execute(text("INSERT INTO t (a) VALUES (1)"))
     assert rows(table.databases) == []
 
 
@@ -252,3 +254,17 @@ def test_tcp_works_as_the_socket_does(mariadb: MariaDB, mariadb_site: TestSite) 
         with databases.write("global") as connection:
             assert connection.scalar(text("SELECT DATABASE()")) == "lj_global"
         databases.close()
+
+
+def test_the_driver_does_not_ping_before_every_statement(
+    mariadb: MariaDB, mariadb_site: TestSite
+) -> None:
+    def pings() -> int:
+        ((_, count),) = mariadb.query("SHOW GLOBAL STATUS LIKE 'Com_admin_commands'")
+        return int(count)
+
+    with mariadb_site.databases.read("global") as connection:
+        before = pings()
+        for _ in range(50):
+            connection.execute(text("SELECT 1"))
+        assert pings() - before < 10
