@@ -1,0 +1,137 @@
+# The kit on this machine.  `make` alone says what there is.
+#
+# Every variable below can be set for one run, `make up JOURNAL_PORT=8081`, or
+# in the environment.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+# Python 3.11 or newer, with venv (Debian: python3-venv).
+PYTHON ?= python3
+# Where the kit's own tools are installed.
+VENV ?= .venv
+# Which machines, and more words for ansible-playbook (--check --diff, -v, -e name=value).
+INVENTORY ?= inventory/onebox
+ANSIBLE_ARGS ?=
+# Where one box keeps everything it writes.
+VAR ?= $(CURDIR)/var
+# Ports of one box; unset: those of the inventory.  PORT is short for JOURNAL_PORT.
+PORT ?=
+JOURNAL_PORT ?= $(PORT)
+JOURNAL_METRICS_PORT ?=
+MEMCACHED_PORT ?=
+MEMCACHED_METRICS_PORT ?=
+# `make logs`: how many lines, and whether to go on (FOLLOW=0: no).
+LINES ?= 20
+FOLLOW ?= 1
+# More words for pytest, and how many of its processes run at once.
+PYTEST_ARGS ?=
+PYTEST_JOBS ?= 2
+# Words for the benchmarks: names of modules, --quick.
+BENCH_ARGS ?=
+
+BIN := $(VENV)/bin
+CURRENT := $(VAR)/runtime/current/bin
+SUPERVISORCTL := $(CURRENT)/supervisorctl -c $(VAR)/etc/supervisord.conf
+SHELL_SCRIPTS := .ci/run $(wildcard tools/*.sh)
+
+# Downloads stay in the checkout, as everything else does.
+export PIP_CACHE_DIR ?= $(VAR)/cache/pip
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONUNBUFFERED := 1
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+# Ansible and what the linters start are found here, not elsewhere on PATH.
+export PATH := $(abspath $(BIN)):$(PATH)
+
+EXTRA_VARS := $(strip \
+  $(if $(filter-out $(CURDIR)/var,$(VAR)),-e lj_root=$(abspath $(VAR)) -e lj_control_dir=$(abspath $(VAR))) \
+  $(if $(JOURNAL_PORT),-e journal_port=$(JOURNAL_PORT)) \
+  $(if $(JOURNAL_METRICS_PORT),-e journal_metrics_port=$(JOURNAL_METRICS_PORT)) \
+  $(if $(MEMCACHED_PORT),-e memcached_port=$(MEMCACHED_PORT)) \
+  $(if $(MEMCACHED_METRICS_PORT),-e memcached_metrics_port=$(MEMCACHED_METRICS_PORT)))
+PLAYBOOK = $(BIN)/ansible-playbook -i $(INVENTORY) $(EXTRA_VARS) $(ANSIBLE_ARGS)
+
+.PHONY: help
+help: ## This list
+	@echo "The LiveJournal backend as a kit."
+	@echo
+	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+	@echo
+	@echo "Variables (make up JOURNAL_PORT=8081): see the top of the Makefile."
+
+# --- One box ------------------------------------------------------------------
+
+.PHONY: up
+up: venv ## Provision this machine, prove that the site works, say where it is
+	@$(PLAYBOOK) playbooks/site.yml
+	@$(BIN)/lj --site $(VAR)/etc/site.toml smoke
+	@tools/hello.sh $(VAR)/etc/site.toml
+
+.PHONY: down
+down: venv ## Stop the services; data stays, `make up` starts them again
+	@$(PLAYBOOK) playbooks/down.yml
+
+.PHONY: status
+status: ## What runs
+	@test -x $(CURRENT)/supervisorctl || { echo "Nothing is installed yet: make up"; exit 1; }
+	@$(SUPERVISORCTL) status || { echo "Not everything runs: make up, or make logs"; exit 1; }
+
+.PHONY: logs
+logs: ## The services' logs, and what comes next in them (LINES=20 FOLLOW=1)
+	@ls $(VAR)/log/*.log >/dev/null 2>&1 || { echo "No logs yet: make up"; exit 1; }
+	@tail -n $(LINES) $(if $(filter-out 0,$(FOLLOW)),-F) $(VAR)/log/*.log
+
+.PHONY: clean
+clean: ## Remove what tests and tools left; the site and its data stay
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
+	  .ansible .cache test-artifacts $(VAR)/cache $(VAR)/ansible
+	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './var/*' -prune -exec rm -rf {} +
+
+# --- Tools --------------------------------------------------------------------
+
+# A stamp says for which dependencies the environment was made.
+.PHONY: venv
+venv: $(VENV)/.control ## The tools that `make up` needs, in .venv
+
+$(VENV)/.control: pyproject.toml constraints.txt
+	@PYTHON=$(PYTHON) tools/venv.sh $(VENV) control
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt packages.txt
+	@tools/packages.sh packages.txt
+	@PYTHON=$(PYTHON) tools/venv.sh $(VENV) control,lab,test
+	@touch $(VENV)/.control $@
+
+# --- Quality ------------------------------------------------------------------
+
+.PHONY: check
+check: $(VENV)/.test lint ## The fast part of `make test`: under a minute
+	$(BIN)/pytest -m unit -n $(PYTEST_JOBS) --dist loadgroup -q $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/yamllint --strict .
+	shellcheck $(SHELL_SCRIPTS)
+
+.PHONY: lint-roles
+lint-roles: $(VENV)/.test
+	$(BIN)/ansible-lint --offline --strict
+
+.PHONY: test
+test: $(VENV)/.test lint lint-roles ## Everything that CI runs
+	$(BIN)/pytest -n $(PYTEST_JOBS) --dist loadgroup $(PYTEST_ARGS)
+
+.PHONY: faults
+faults: $(VENV)/.test ## Only the tests that kill, cut, fill and lie
+	$(BIN)/pytest -m faults $(PYTEST_ARGS)
+
+.PHONY: bench
+bench: $(VENV)/.test ## Ours beside the real peers; writes docs/benchmarks.md
+	$(BIN)/python -m bench $(BENCH_ARGS)
