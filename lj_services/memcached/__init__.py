@@ -1,0 +1,26 @@
+"""memcached: the cache in front of the databases, as a server and as a client.
+
+The server (``lj memcached serve``) is the embedded engine, for one box and for
+tests; hosts in production run the real memcached.  A request on its way through
+the server::
+
+    server.py        Connection.data_received: bytes arrive, replies leave, nobody's
+                     memory grows because a client doesn't read or sends half
+    protocol/parser.py    bytes -> requests (commands.py), wherever the bytes are cut;
+                     single lines are read by lines.py, flags of meta commands by meta.py
+    engine.py        what each request does; meta_engine.py for mg, ms, md, ma, me
+    items.py         the store: order of use, memory limit, cas uniques, flush
+    expiry.py        finds expired items without looking at the others
+    protocol/replies.py   the replies that are always the same
+
+``statistics.py`` answers ``stats``, ``metrics.py`` Prometheus, ``config.py`` has
+the settings, ``command.py`` the command.
+
+The client (`client.Client`) places keys on servers by one of two rings
+(rings.py), so that programs in other languages share the cache; ``connection.py``
+talks to one server, ``serializer.py`` turns values into bytes and back,
+``client_config.py`` has its settings.  It answers a fault of the cache as a miss.
+
+The protocol is the text protocol with the meta commands, as memcached 1.6.18
+speaks it: doc/protocol.txt of memcached.  The binary protocol is refused.
+"""

@@ -1,0 +1,305 @@
+"""The items of the cache: a dictionary in order of use, with a limit in real bytes.
+
+Theory of operation
+===================
+
+An item is kept in the form in which it is sent: its ``VALUE`` line, the value
+and the line end as one bytes object (`Item.block`).  A get is then a lookup and
+nothing else.  Flags and value are read back from the block by the few commands
+that need them.
+
+The dictionary is an `OrderedDict`, least recently used first: lookup, moving an
+item to the end and taking the first one off are O(1).  An item that is stored
+again keeps its place in memory: its fields are overwritten.
+
+Time is what the owner says it is (`advance`), in seconds of a clock that never
+goes back; the store reads no clock.  An item is dead from the moment its
+`expires_at` has come: every lookup checks that.  Its memory comes back when it
+is looked up, when the timing wheel passes it (expiry.py), or when its turn to
+be evicted comes.
+
+Memory: `used` is the sum of what the items truly cost: their own objects, their
+slots in the dictionary and in the wheel, and the bytes of values that are still
+on their way in (`reserve`).  An operation that makes it grow past `limit` evicts
+until it fits again, but at most twice what it added plus one item.  In the
+normal course that is enough.  After the limit was lowered it spreads the work
+over many operations, and `advance` does its share.
+
+Clearing everything (`clear`) is O(1): the dictionary is put aside and a new one
+begun.  Items put aside count in `used` until they are freed, step by step,
+before anything is evicted.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final
+
+from lj_services.memcached.expiry import BYTES_PER_ENTRY, TimingWheel
+
+NEVER: Final = math.inf
+"""`Item.expires_at` of an item that doesn't expire."""
+
+DICTIONARY_SLOT: Final = 128
+"""Bytes that an entry of a large `OrderedDict` costs at most: hash, key, value, its share of
+the two index tables just after they have doubled, and its node in the list of use."""
+
+STALE: Final = 1
+"""`Item.state`: marked by ``md`` with the flag I, to be fetched anew by one client."""
+WON: Final = 2
+"""`Item.state`: a client was told to fetch it anew (W); the others are told so (Z)."""
+BASE64_KEY: Final = 4
+"""`Item.state`: stored under a key that travels as base64."""
+
+STEP: Final = 10_000
+"""How many items `advance` looks at, at most: a few milliseconds."""
+
+
+class Item:
+    """One key and what is cached under it."""
+
+    __slots__ = ("block", "cas", "expires_at", "key", "state", "stored", "used")
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self.block = b""
+        self.expires_at = NEVER
+        self.cas = 0
+        self.stored = 0.0
+        self.used = 0.0  # 0: not fetched since it was stored
+        self.state = 0
+
+    @property
+    def value(self) -> bytes:
+        """What the client stored."""
+        return self.block[self.block.index(b"\n") + 1 : -2]
+
+    @property
+    def flags(self) -> int:
+        """The client's 32-bit flags."""
+        return int(self.block[: self.block.index(b"\n")].split(b" ")[2])
+
+    @property
+    def block_with_cas(self) -> bytes:
+        """The block as ``gets`` sends it."""
+        line_end = self.block.index(b"\r\n")
+        return b"%b %d%b" % (self.block[:line_end], self.cas, self.block[line_end:])
+
+
+_MALLOC_ROUNDING: Final = 15
+OVERHEAD: Final = (
+    sys.getsizeof(Item(b""))
+    + 2 * (sys.getsizeof(b"") + _MALLOC_ROUNDING)  # key and block
+    + sys.getsizeof(2**62)  # cas
+    + DICTIONARY_SLOT
+)
+"""What an item costs beyond the bytes of its key and its block."""
+
+EXPIRY_OVERHEAD: Final = sys.getsizeof(0.5) + BYTES_PER_ENTRY
+"""What it costs in addition that an item expires."""
+
+
+def cost(item: Item) -> int:
+    """The memory that `item` takes, in bytes."""
+    size = OVERHEAD + len(item.key) + len(item.block)
+    return size if item.expires_at == NEVER else size + EXPIRY_OVERHEAD
+
+
+class Items:
+    """All items of one server."""
+
+    def __init__(self, limit: int, now: float = 0.0) -> None:
+        """
+        Args:
+            limit: bytes that the items may take.
+            now: the owner's clock, in seconds.
+        """
+        self.limit = limit
+        self.now = now
+        self.used = 0
+        self.reserved = 0
+        self.last_cas = 0
+        self.total_stored = 0
+        self.evictions = 0
+        self.evicted_unfetched = 0
+        self.expired_unfetched = 0
+        self.reclaimed = 0
+        self.hits_expired = 0
+        self._items: OrderedDict[bytes, Item] = OrderedDict()
+        self._aside: list[OrderedDict[bytes, Item]] = []
+        self._wheel: TimingWheel[Item] = TimingWheel(now)
+        self._clear_at = NEVER
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    # -- looking up ---------------------------------------------------------------
+
+    def find(self, key: bytes) -> Item | None:
+        """The live item under `key`; its turn to be evicted stays what it was."""
+        item = self._items.get(key)
+        if item is None or item.expires_at > self.now:
+            return item
+        self.hits_expired += 1
+        self._expire(item)
+        return None
+
+    def bump(self, item: Item) -> None:
+        """Note that `item` was fetched: it is now the last to be evicted."""
+        item.used = self.now
+        self._items.move_to_end(item.key)
+
+    def fetch(self, keys: Sequence[bytes]) -> list[Item]:
+        """The live items under `keys`, noted as fetched; missing ones are left out."""
+        now = self.now
+        lookup = self._items.get
+        move_to_end = self._items.move_to_end
+        found = []
+        for key in keys:
+            item = lookup(key)
+            if item is None:
+                continue
+            if item.expires_at <= now:
+                self.hits_expired += 1
+                self._expire(item)
+                continue
+            item.used = now
+            move_to_end(key)
+            found.append(item)
+        return found
+
+    def oldest(self) -> Item | None:
+        """The item that is the next to be evicted."""
+        return next(iter(self._items.values()), None)
+
+    # -- changing -----------------------------------------------------------------
+
+    def put(self, key: bytes, flags: int, value: bytes, expires_at: float = NEVER) -> Item:
+        """Store a value, whatever was there before."""
+        item = self._items.get(key)
+        if item is None:
+            item = self._items[key] = Item(key)
+            before = 0
+        else:
+            before = cost(item)
+            if item.expires_at != NEVER:
+                self._wheel.discard(item)
+            self._items.move_to_end(key)
+            item.used = 0.0
+            item.state = 0
+        item.block = b"VALUE %b %d %d\r\n%b\r\n" % (key, flags, len(value), value)
+        item.expires_at = expires_at
+        item.stored = self.now
+        if expires_at != NEVER:
+            self._wheel.add(item)
+        self.last_cas += 1
+        item.cas = self.last_cas
+        self.total_stored += 1
+        self._grow(cost(item) - before)
+        return item
+
+    def renew(self, item: Item) -> None:
+        """Give `item` a new cas unique, as if it had been stored."""
+        self.last_cas += 1
+        item.cas = self.last_cas
+
+    def expire_at(self, item: Item, expires_at: float) -> None:
+        """Let `item` live until `expires_at`."""
+        before = cost(item)
+        if item.expires_at != NEVER:
+            self._wheel.discard(item)
+        item.expires_at = expires_at
+        if expires_at != NEVER:
+            self._wheel.add(item)
+        self._grow(cost(item) - before)
+
+    def remove(self, item: Item) -> None:
+        """Forget a live item."""
+        del self._items[item.key]
+        self._free(item)
+
+    def clear(self) -> None:
+        """Forget all items."""
+        if self._items:
+            self._aside.append(self._items)
+            self._items = OrderedDict()
+
+    def clear_at(self, moment: float) -> None:
+        """Forget, when `moment` has come, all items that are there then."""
+        self._clear_at = moment
+
+    # -- time and memory ----------------------------------------------------------
+
+    def advance(self, now: float) -> bool:
+        """Let time pass: do what is due, and a bounded piece of the work that waits.
+
+        Args:
+            now: the owner's clock, in seconds.
+
+        Returns:
+            Whether work is left, so that the owner should call again soon.
+        """
+        self.now = now
+        if now >= self._clear_at:
+            self._clear_at = NEVER
+            self.clear()
+        due, more = self._wheel.advance(now, STEP)
+        for item in due:
+            if self._items.get(item.key) is item:
+                self._expire(item)
+        self._shrink(STEP)
+        return more or bool(self._aside) or self.used > self.limit
+
+    def reserve(self, change: int) -> None:
+        """Count values that are still on their way in (bytes more, or less if negative)."""
+        self.reserved += change
+        self._grow(change)
+
+    def _grow(self, change: int) -> None:
+        self.used += change
+        if self.used > self.limit:
+            self._make_room(2 * change)
+
+    def _make_room(self, enough: int) -> None:
+        """Evict until the rest is within the limit, or `enough` bytes are freed."""
+        goal = max(self.limit, self.used - enough)
+        while self.used > goal and self._free_one():
+            pass
+
+    def _shrink(self, most: int) -> None:
+        """Free what was put aside, and evict what is over the limit, `most` items at most."""
+        while most > 0 and (self._aside or self.used > self.limit) and self._free_one():
+            most -= 1
+
+    def _free_one(self) -> bool:
+        """Free one item, if there is one: put aside, else least recently used."""
+        if self._aside:
+            _, item = self._aside[-1].popitem(last=False)
+            if not self._aside[-1]:
+                self._aside.pop()
+        elif self._items:
+            _, item = self._items.popitem(last=False)
+            if item.expires_at <= self.now:
+                self.reclaimed += 1
+            else:
+                self.evictions += 1
+                if not item.used:
+                    self.evicted_unfetched += 1
+        else:
+            return False
+        self._free(item)
+        return True
+
+    def _expire(self, item: Item) -> None:
+        self.reclaimed += 1
+        if not item.used:
+            self.expired_unfetched += 1
+        self.remove(item)
+
+    def _free(self, item: Item) -> None:
+        if item.expires_at != NEVER:
+            self._wheel.discard(item)
+        self.used -= cost(item)

@@ -1,0 +1,23 @@
+"""Numbers as the text protocol writes them: decimal digits, a sign where one is allowed."""
+
+from __future__ import annotations
+
+from lj_services.memcached.protocol.commands import UINT64_MAX
+
+_MOST_DIGITS = 20  # 2**64 has no more; longer ones are not worth reading
+
+
+def unsigned(token: bytes, most: int = UINT64_MAX) -> int | None:
+    """The number 0..`most` that `token` spells, or None."""
+    if not token.isdigit() or len(token) > _MOST_DIGITS:
+        return None
+    value = int(token)
+    return value if value <= most else None
+
+
+def signed(token: bytes) -> int | None:
+    """The number that `token` spells, which may be negative, or None."""
+    if token.startswith(b"-"):
+        value = unsigned(token[1:])
+        return None if value is None else -value
+    return unsigned(token)
