@@ -1,3 +1,4 @@
+# ruff: noqa: PTH112, PTH115, PTH117, PTH120, PTH123, PTH208 - plain calls run on old Pythons
 """Examine a host on behalf of the preflight role; change nothing.
 
 Reads what to look for as JSON from the first argument, prints the problems as a
@@ -29,7 +30,7 @@ def problem(text, remedy):
 
 def read(path):
     try:
-        with open(path, "rb") as stream:  # noqa: PTH123 - runs on old Pythons too
+        with open(path, "rb") as stream:
             return stream.read().decode(errors="replace")
     except OSError:
         return ""
@@ -65,12 +66,12 @@ def listening_inodes(port):
 
 def owners(inodes):
     """Process ids that hold one of the sockets, as far as we may look."""
-    wanted = {"socket:[%s]" % inode for inode in inodes}
+    wanted = {f"socket:[{inode}]" for inode in inodes}
     found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208
+    for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            for handle in os.scandir("/proc/%s/fd" % pid):
-                if os.readlink(handle.path) in wanted:  # noqa: PTH115
+            for handle in os.scandir(f"/proc/{pid}/fd"):
+                if os.readlink(handle.path) in wanted:
                     found.append(int(pid))
                     break
         except OSError:
@@ -79,30 +80,31 @@ def owners(inodes):
 
 
 def command_line(pid):
-    return read("/proc/%d/cmdline" % pid).replace("\0", " ").strip()
+    return read(f"/proc/{pid}/cmdline").replace("\0", " ").strip()
 
 
 def ancestry(pid):
     """`pid` and the processes above it."""
     while pid > 1:
         yield pid
-        match = re.search(r"^PPid:\s*(\d+)", read("/proc/%d/status" % pid), re.MULTILINE)
+        match = re.search(r"^PPid:\s*(\d+)", read(f"/proc/{pid}/status"), re.MULTILINE)
         pid = int(match.group(1)) if match else 0
 
 
 def is_ours(pid, runtime_dir, units):
     if any(runtime_dir.rstrip("/") + "/" in command_line(each) for each in ancestry(pid)):
         return True
-    groups = read("/proc/%d/cgroup" % pid).splitlines()
+    groups = read(f"/proc/{pid}/cgroup").splitlines()
     return any(group.endswith("/" + unit) for group in groups for unit in units)
 
 
 def check_listener(listener, runtime_dir):
     address, port, variable = listener["address"], listener["port"], listener["variable"]
+    service = listener["service"]
     if not 1 <= port <= 65535:
         return problem(
-            "%s: port %d is none of 1 to 65535" % (listener["service"], port),
-            "%s to a free port" % variable,
+            f"{service}: port {port} is none of 1 to 65535",
+            f"{variable} to a free port",
         )
     try:
         error = bind_error(address, port)
@@ -112,18 +114,20 @@ def check_listener(listener, runtime_dir):
         return None
     if getattr(error, "errno", None) != errno.EADDRINUSE:
         return problem(
-            "%s: can't listen on %s:%d: %s" % (listener["service"], address, port, error),
-            "%s, or the address beside it" % variable,
+            f"{service}: can't listen on {address}:{port}: {error}",
+            f"{variable}, or the address beside it",
         )
     pids = owners(listening_inodes(port))
-    units = ["lj-%s.service" % listener["service"], "%s.service" % listener["service"]]
+    units = [f"lj-{service}.service", f"{service}.service"]
     if pids and all(is_ours(pid, runtime_dir, units) for pid in pids):
         return None
-    holder = ", ".join("process %d (%s)" % (pid, command_line(pid)[:80]) for pid in pids)
+    holder = ", ".join(f"process {pid} ({command_line(pid)[:80]})" for pid in pids)
+    above = range(port + 1 if port < 60000 else 8081, 65536)
+    other = next(each for each in above if bind_error(address, each) is None)
     return problem(
-        "%s: port %d on %s is taken by %s"
-        % (listener["service"], port, address, holder or "a process of another user"),
-        "%s to a free port, or end that process" % variable,
+        f"{service}: port {port} on {address} is taken by {holder or 'a process of another user'}",
+        f"{variable} to a free port (one box: make up {variable.upper()}={other}), "
+        "or end that process",
     )
 
 
@@ -134,27 +138,27 @@ def check_python(python, wanted):
     """`wanted` is the control host's ``major.minor machine``: wheels fit only the same."""
     path = shutil.which(python)
     if path is None:
-        return problem("there is no %s on this host" % python, "runtime_python to a Python 3.11")
+        return problem(f"there is no {python} on this host", "runtime_python to a Python 3.11")
     script = (
         "import sys, platform;"
-        "print('%d.%d %s' % (*sys.version_info[:2], platform.machine()));"
+        "print('%s.%s %s' % (*sys.version_info[:2], platform.machine()));"
         "import venv, ensurepip"
     )
     run = subprocess.run([path, "-c", script], capture_output=True, text=True, check=False)
     found = run.stdout.strip()
     if found and tuple(map(int, found.split()[0].split("."))) < (3, 11):
         return problem(
-            "%s is Python %s, the kit needs 3.11 or newer" % (path, found.split()[0]),
+            f"{path} is Python {found.split()[0]}, the kit needs 3.11 or newer",
             "runtime_python to a newer one",
         )
     if run.returncode:
         return problem(
-            "%s has no venv or no ensurepip" % path,
+            f"{path} has no venv or no ensurepip",
             "nothing: install the Debian package python3-venv; or runtime_python to another Python",
         )
     if wanted and found != wanted:
         return problem(
-            "%s is Python %s; the control host builds wheels for %s" % (path, found, wanted),
+            f"{path} is Python {found}; the control host builds wheels for {wanted}",
             "runtime_python to the same version as the control host's",
         )
     return None
@@ -162,18 +166,18 @@ def check_python(python, wanted):
 
 def existing_ancestor(path):
     while not os.path.lexists(path):
-        path = os.path.dirname(path)  # noqa: PTH120
+        path = os.path.dirname(path)
     return path
 
 
 def check_directory(path, variable):
-    if not os.path.isabs(path):  # noqa: PTH117
-        return problem("%s is not an absolute path" % path, variable)
+    if not os.path.isabs(path):
+        return problem(f"{path} is not an absolute path", variable)
     ancestor = existing_ancestor(path)
-    if not os.path.isdir(ancestor):  # noqa: PTH112
-        return problem("%s is not a directory" % ancestor, variable)
+    if not os.path.isdir(ancestor):
+        return problem(f"{ancestor} is not a directory", variable)
     if not os.access(ancestor, os.W_OK | os.X_OK):
-        return problem("%s is not writable" % ancestor, "%s to a directory that is" % variable)
+        return problem(f"{ancestor} is not writable", f"{variable} to a directory that is")
     return None
 
 
@@ -182,26 +186,26 @@ def check_space(path, free_mb):
     free = shutil.disk_usage(ancestor).free // (1 << 20)
     if free < free_mb:
         return problem(
-            "%s has %d MB free, %d are needed" % (ancestor, free, free_mb),
+            f"{ancestor} has {free} MB free, {free_mb} are needed",
             "lj_root to a larger disk, or preflight_free_mb",
         )
     return None
 
 
 def check_socket(path, variable):
-    room = SOCKET_PATH_MAX - SOCKET_SUFFIX
-    if len(os.fsencode(path)) > room:
+    size, room = len(os.fsencode(path)), SOCKET_PATH_MAX - SOCKET_SUFFIX
+    if size > room:
         return problem(
-            "the path of the service manager's socket, %s, has %d bytes; the system allows %d"
-            % (path, len(os.fsencode(path)), room),
-            "%s to a shorter directory" % variable,
+            f"the path of the service manager's socket has {size} bytes, "
+            f"the system allows {room}: {path}",
+            f"{variable} to a shorter directory",
         )
     return None
 
 
 def check_program(path, variable):
     if shutil.which(path) is None:
-        return problem("%s is not installed on this host" % path, variable)
+        return problem(f"{path} is not installed on this host", variable)
     return None
 
 
