@@ -22,6 +22,10 @@ class ConfigError(Exception):
     """Settings that can't be used; the message names the file, the key and the remedy."""
 
 
+SECRET = "secret"
+"""Type of a validation error (`PydanticCustomError`) whose value must not be shown."""
+
+
 class Settings(BaseModel):
     """Base of every settings model: frozen, and an unknown key is an error."""
 
@@ -201,7 +205,8 @@ def _explain(model: type[BaseModel], details: ErrorDetails) -> str:
     if details["type"] == "missing":
         return f"{key}: missing; it must be set"
     message = details["msg"]
-    got = "" if isinstance(details["input"], dict) else f" (got {details['input']!r})"
+    shown = not isinstance(details["input"], dict) and details["type"] != SECRET
+    got = f" (got {details['input']!r})" if shown else ""
     return f"{key or 'the whole'}: {message[:1].lower()}{message[1:]}{got}"
 
 

@@ -24,6 +24,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from lj_services.daemon import Settings
+from lj_services.daemon.config import SECRET
 
 SERVERS = {"mariadb", "mysql"}
 TLS_OPTIONS = {"ssl_ca", "ssl_cert", "ssl_key", "ssl_disabled"}
@@ -46,7 +47,9 @@ def _database_url(value: Any) -> URL:
             "or mariadb://user@/database?unix_socket=/abs/socket"
         ) from None
     if url.password is not None:
-        raise wrong("no password in a URL: put it in a file and name that as password_file")
+        raise PydanticCustomError(
+            SECRET, "no password in a URL: put it in a file and name that as password_file"
+        )
     if url.drivername == "sqlite":
         if not url.database or not Path(url.database).is_absolute():
             raise wrong("an SQLite file needs an absolute path: sqlite:////abs/file.db")
