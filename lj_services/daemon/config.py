@@ -22,7 +22,7 @@ class ConfigError(Exception):
     """Settings that can't be used; the message names the file, the key and the remedy."""
 
 
-SECRET = "secret"
+SECRET = "secret"  # noqa: S105
 """Type of a validation error (`PydanticCustomError`) whose value must not be shown."""
 
 

@@ -6,6 +6,8 @@ Where things are, along the way of one read::
     roles.py       Databases.read("cluster1"): a reader that is up, else the writer
     readers.py     which readers are up: weights, back-off, lag, a thread that looks
     engines.py     a URL becomes two pools (write, read) with the kit's manners
+    slots.py       whose turn it is when a pool is full
+    driver.py      the driver without its ping before every statement
     position.py    read-your-writes: has this reader replayed what I wrote?
     errors.py      what can go wrong, and what to do about it
     metrics.py     pools, readers and reads for Prometheus

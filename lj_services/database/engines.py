@@ -9,8 +9,8 @@ beside it does not wait for itself.
 SQLite: WAL, ``synchronous=FULL``, foreign keys on; a write transaction starts
 with ``BEGIN IMMEDIATE``, since a transaction that turns from reading to writing
 half-way can't wait for the lock.  There is one writer by nature, so the write pool
-holds one connection: writers of a process queue fairly at the pool instead of
-polling the file's lock.  A reading connection never creates the file.
+holds one connection: writers of a process queue fairly for it instead of polling
+the file's lock.  A reading connection never creates the file.
 
 MariaDB and MySQL: charset, collation and time zone always given; READ COMMITTED
 for writing (fewer gap locks, fewer deadlocks; the binary log must be row based),
@@ -20,7 +20,8 @@ apart.  A connection that idled over a second is pinged before use, and only the
 driver would ping before every statement (see `driver`).  Errors are told apart by errno,
 since the driver's classes differ between its two builds.
 
-A pool that is full makes one wait ``pool_wait_s``, then it says `PoolExhausted`.
+A pool that is full makes one wait (see `slots`) ``pool_wait_s``, then it says
+`PoolExhausted`.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from lj_services.database.errors import (
     WriterReadOnly,
 )
 from lj_services.database.metrics import POOL_EXHAUSTED, POOL_IN_USE
+from lj_services.database.slots import Slots
 
 Mode = Literal["write", "read", "probe"]
 
@@ -98,9 +100,13 @@ class Server:
         self._settings = settings
         secret = url.set(password=password) if password is not None else url
         make = self._sqlite_engine if self.is_sqlite else self._mysql_engine
-        self._engines: dict[Mode, Engine] = {
-            mode: make(secret, mode) for mode in ("write", "read", "probe")
+        sizes: dict[Mode, int] = {
+            "write": 1 if self.is_sqlite else settings.pool_size,
+            "read": settings.pool_size,
+            "probe": 1,
         }
+        self._engines = {mode: make(secret, mode, size) for mode, size in sizes.items()}
+        self._slots = {mode: Slots(size) for mode, size in sizes.items()}
 
     def __str__(self) -> str:
         return f"{self.role} ({self.label})"
@@ -118,24 +124,25 @@ class Server:
             PoolExhausted: none became free in time.
             DatabaseUnreachable: connecting failed.
         """
-        engine = self._engines[mode]
-        try:
-            connection = engine.connect()
-        except exc.TimeoutError:
+        slots = self._slots[mode]
+        if not slots.acquire(self._settings.pool_wait_s):
             POOL_EXHAUSTED.labels(self.role, self.label, mode).inc()
             raise PoolExhausted(
                 f"{self}: all connections for {mode} stayed in use for "
                 f"{self._settings.pool_wait_s:g} s; raise pool_size or look for long transactions"
-            ) from None
-        except exc.DBAPIError as error:
-            raise self.explain(error) or DatabaseUnreachable(f"{self}: {error.orig}") from error
+            )
         in_use = POOL_IN_USE.labels(self.role, self.label, mode)
         in_use.inc()
         try:
+            try:
+                connection = self._engines[mode].connect()
+            except exc.DBAPIError as error:
+                raise self.explain(error) or DatabaseUnreachable(f"{self}: {error.orig}") from error
             with connection:
                 yield connection
         finally:
             in_use.dec()
+            slots.release()
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -199,7 +206,7 @@ class Server:
             return DatabaseUnreachable(f"{self} can't be reached: {message}")
         return None
 
-    def _sqlite_engine(self, url: URL, mode: Mode) -> Engine:
+    def _sqlite_engine(self, url: URL, mode: Mode, size: int) -> Engine:
         if mode != "write":
             url = URL.create(
                 "sqlite",
@@ -209,7 +216,7 @@ class Server:
         engine = create_engine(
             url,
             connect_args={"timeout": self._settings.lock_wait_s, "check_same_thread": False},
-            **self._pool(mode, size=1 if mode == "write" else self._settings.pool_size),
+            **_pool(mode, size),
         )
 
         @event.listens_for(engine, "connect")
@@ -230,7 +237,7 @@ class Server:
 
         return engine
 
-    def _mysql_engine(self, url: URL, mode: Mode) -> Engine:
+    def _mysql_engine(self, url: URL, mode: Mode, size: int) -> Engine:
         settings = self._settings
         connect_args: dict[str, Any] = {
             "charset": "utf8mb4",
@@ -246,7 +253,7 @@ class Server:
             url.set(drivername=f"{url.drivername}+mysqlconnector"),
             connect_args=connect_args,
             isolation_level="READ COMMITTED" if mode == "write" else "REPEATABLE READ",
-            **self._pool(mode, size=settings.pool_size),
+            **_pool(mode, size),
         )
 
         @event.listens_for(engine, "connect")
@@ -290,16 +297,16 @@ class Server:
 
         return engine
 
-    def _pool(self, mode: Mode, size: int) -> dict[str, Any]:
-        if mode == "probe":
-            return {"poolclass": NullPool}
-        return {
-            "poolclass": QueuePool,
-            "pool_size": size,
-            "max_overflow": 0,
-            "pool_timeout": self._settings.pool_wait_s,
-            "pool_use_lifo": True,
-            # Every block here ends in its own commit or rollback: a second
-            # rollback when the connection is given back would cost a round trip.
-            "pool_reset_on_return": None,
-        }
+
+def _pool(mode: Mode, size: int) -> dict[str, Any]:
+    if mode == "probe":
+        return {"poolclass": NullPool}
+    return {
+        "poolclass": QueuePool,
+        "pool_size": size,
+        "max_overflow": 0,
+        "pool_use_lifo": True,
+        # Every block here ends in its own commit or rollback: a second
+        # rollback when the connection is given back would cost a round trip.
+        "pool_reset_on_return": None,
+    }
