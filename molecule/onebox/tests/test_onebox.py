@@ -1,0 +1,88 @@
+"""What a converged box looks like from outside, by testinfra."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from testinfra.host import Host
+
+ROOT = Path(os.environ.get("LJ_MOLECULE_ROOT", "/tmp/lj-molecule"))  # noqa: S108 - the scenario's
+PORTS = {
+    "journal": int(os.environ.get("JOURNAL_PORT", "28080")),
+    "memcached": int(os.environ.get("MEMCACHED_PORT", "28082")),
+}
+METRICS = {
+    "journal": int(os.environ.get("JOURNAL_METRICS_PORT", "28081")),
+    "memcached": int(os.environ.get("MEMCACHED_METRICS_PORT", "28083")),
+}
+testinfra_hosts = ["local://"]
+
+
+@pytest.mark.parametrize("name", sorted(PORTS))
+def test_listens_on_loopback_alone(host: Host, name: str) -> None:
+    assert host.socket(f"tcp://127.0.0.1:{PORTS[name]}").is_listening
+    assert not host.socket(f"tcp://0.0.0.0:{PORTS[name]}").is_listening
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_says_that_it_is_well(host: Host, name: str) -> None:
+    answer = host.run("curl --silent --fail http://127.0.0.1:%s/health", str(METRICS[name]))
+    assert answer.stdout == "ok\n"
+
+
+@pytest.mark.parametrize("name", sorted(PORTS))
+def test_supervisor_keeps_it_running(host: Host, name: str) -> None:
+    status = host.run(
+        "%s -c %s status %s",
+        f"{ROOT}/runtime/current/bin/supervisorctl",
+        f"{ROOT}/etc/supervisord.conf",
+        name,
+    )
+    assert status.stdout.split()[:2] == [name, "RUNNING"]
+
+
+def test_current_is_a_complete_release(host: Host) -> None:
+    current = host.file(f"{ROOT}/runtime/current")
+    assert current.is_symlink
+    release = Path(current.linked_to)
+    assert release.parent == ROOT / "runtime/releases"
+    assert host.file(f"{current.linked_to}/.complete").content_string.strip() == release.name
+
+
+@pytest.mark.parametrize(
+    ("path", "mode"),
+    [
+        ("etc/secrets/journal", 0o600),
+        ("etc/site.toml", 0o640),
+        ("etc/supervisord.conf", 0o600),
+        ("etc", 0o750),
+        ("data", 0o750),
+        ("log", 0o750),
+    ],
+)
+def test_nobody_else_can_read(host: Host, path: str, mode: int) -> None:
+    assert host.file(f"{ROOT}/{path}").mode == mode
+
+
+def test_the_schema_is_up_to_date(host: Host) -> None:
+    status = host.run("%s --site %s db status --json", f"{ROOT}/runtime/current/bin/lj", SITE)
+    assert status.rc == 0, status.stderr
+    rows = json.loads(status.stdout)
+    assert {row["role"] for row in rows} == {"global", "cluster1", "cluster2"}
+    assert {row["state"] for row in rows} == {"current"}
+
+
+def test_the_front_page_answers(host: Host) -> None:
+    answer = host.run("curl --silent --fail http://127.0.0.1:%s/", str(PORTS["journal"]))
+    assert "<html" in answer.stdout
+
+
+def test_people_can_use_it(host: Host) -> None:
+    smoke = host.run("%s --site %s smoke", f"{ROOT}/runtime/current/bin/lj", SITE)
+    assert smoke.rc == 0, smoke.stdout + smoke.stderr
+
+
+SITE = f"{ROOT}/etc/site.toml"
