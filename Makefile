@@ -38,7 +38,7 @@ CURRENT := $(VAR)/runtime/current/bin
 SUPERVISORCTL := $(CURRENT)/supervisorctl -c $(VAR)/etc/supervisord.conf
 SHELL_SCRIPTS := .ci/run $(wildcard tools/*.sh)
 
-# Downloads stay in the checkout, as everything else does.
+# Downloads and scratch files stay in the checkout, as everything else does.
 export PIP_CACHE_DIR ?= $(VAR)/cache/pip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
@@ -52,7 +52,8 @@ EXTRA_VARS := $(strip \
   $(if $(JOURNAL_METRICS_PORT),-e journal_metrics_port=$(JOURNAL_METRICS_PORT)) \
   $(if $(MEMCACHED_PORT),-e memcached_port=$(MEMCACHED_PORT)) \
   $(if $(MEMCACHED_METRICS_PORT),-e memcached_metrics_port=$(MEMCACHED_METRICS_PORT)))
-PLAYBOOK = $(BIN)/ansible-playbook -i $(INVENTORY) $(EXTRA_VARS) $(ANSIBLE_ARGS)
+# Ansible's modules unpack themselves in TMPDIR.
+PLAYBOOK = mkdir -p $(VAR)/tmp && TMPDIR=$(VAR)/tmp $(BIN)/ansible-playbook -i $(INVENTORY) $(EXTRA_VARS) $(ANSIBLE_ARGS)
 
 .PHONY: help
 help: ## This list
@@ -87,7 +88,7 @@ logs: ## The services' logs, and what comes next in them (LINES=20 FOLLOW=1)
 .PHONY: clean
 clean: ## Remove what tests and tools left; the site and its data stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
-	  .ansible .cache test-artifacts $(VAR)/cache $(VAR)/ansible
+	  .ansible .cache test-artifacts $(VAR)/cache $(VAR)/ansible $(VAR)/tmp
 	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './var/*' -prune -exec rm -rf {} +
 
 # --- Tools --------------------------------------------------------------------
@@ -97,12 +98,12 @@ clean: ## Remove what tests and tools left; the site and its data stay
 venv: $(VENV)/.control ## The tools that `make up` needs, in .venv
 
 $(VENV)/.control: pyproject.toml constraints.txt
-	@PYTHON=$(PYTHON) tools/venv.sh $(VENV) control
+	@PYTHON=$(PYTHON) TMPDIR=$(VAR)/tmp tools/venv.sh $(VENV) control
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt packages.txt
 	@tools/packages.sh packages.txt
-	@PYTHON=$(PYTHON) tools/venv.sh $(VENV) control,lab,test
+	@PYTHON=$(PYTHON) TMPDIR=$(VAR)/tmp tools/venv.sh $(VENV) control,lab,test
 	@touch $(VENV)/.control $@
 
 # --- Quality ------------------------------------------------------------------

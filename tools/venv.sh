@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 directory=$1
 extras=$2
 python=${PYTHON:-python3}
+mkdir -p "${TMPDIR:-/tmp}"
 
 say() {
   printf '%s\n' "$@" >&2
