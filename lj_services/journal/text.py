@@ -1,0 +1,76 @@
+"""Text of users: plain, cleaned on the way in, made HTML on the way out.
+
+What users write is plain text.  `clean` is applied once, when a form comes in;
+`to_html` escapes everything, and makes paragraphs and links of the rest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from markupsafe import Markup, escape
+
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+_URL = re.compile(r"https?://[^\s<>\"“”‘’]{1,2000}", re.IGNORECASE)
+_PARAGRAPHS = re.compile(r"\n[ \t]*\n\s*")
+_CLOSERS = {")": "(", "]": "[", "}": "{"}
+
+
+def clean(text: str, *, lines: bool = False) -> str:
+    """Text as it is stored: no control characters, ``\\n`` for line ends, no outer spaces.
+
+    Args:
+        text: as the browser sent it.
+        lines: whether it may have several lines; otherwise white space becomes one space.
+    """
+    text = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    return text.strip() if lines else " ".join(text.split())
+
+
+def to_html(text: str) -> Markup:
+    """Paragraphs at empty lines, line breaks at line ends, links at http(s) addresses."""
+    parts = (part for part in _PARAGRAPHS.split(text.strip()) if part)
+    return Markup("\n").join(Markup("<p>") + _inline(part) + Markup("</p>") for part in parts)
+
+
+def excerpt(text: str, length: int) -> tuple[str, bool]:
+    """The beginning of `text`, cut between words, and whether anything was cut off."""
+    if len(text) <= length:
+        return text, False
+    cut = text[:length]
+    space = max(cut.rfind(" "), cut.rfind("\n"))
+    return (cut[:space] if space > length // 2 else cut).rstrip() + " …", True
+
+
+def _inline(text: str) -> Markup:
+    return Markup("").join(_pieces(text))
+
+
+def _pieces(text: str) -> Iterator[Markup]:
+    end = 0
+    for match in _URL.finditer(text):
+        url = _without_trailing_punctuation(match[0])
+        if "//" not in url or url.endswith("//"):
+            continue
+        yield _lines(text[end : match.start()])
+        yield Markup('<a href="{0}" rel="nofollow ugc noopener noreferrer">{0}</a>').format(url)
+        end = match.start() + len(url)
+    yield _lines(text[end:])
+
+
+def _lines(text: str) -> Markup:
+    return Markup("<br>\n").join(escape(line) for line in text.split("\n"))
+
+
+def _without_trailing_punctuation(url: str) -> str:
+    """An address without the full stop of its sentence, and without an unmatched bracket."""
+    while url:
+        last = url[-1]
+        if last in ".,;:!?'*_~" or (
+            last in _CLOSERS and url.count(last) > url.count(_CLOSERS[last])
+        ):
+            url = url[:-1]
+        else:
+            break
+    return url
