@@ -1,3 +1,3 @@
 """Fixtures that tests of several systems share."""
 
-pytest_plugins = ["tests.support.mariadb", "tests.support.databases"]
+pytest_plugins = ["tests.support.mariadb", "tests.support.databases", "tests.support.memcached"]

@@ -1,0 +1,44 @@
+"""``python -m bench [module ...] [--quick]``: see the package's docstring."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+
+import click
+
+import bench
+from bench.harness import QUICK_ROUNDS, ROUNDS, Comparison, Outcome, compare, section, write_page
+
+
+def module_names() -> list[str]:
+    """The benchmark modules there are."""
+    names = [module.name for module in pkgutil.iter_modules(bench.__path__)]
+    return [name for name in names if name not in ("harness", "__main__")]
+
+
+@click.command()
+@click.argument("modules", nargs=-1)
+@click.option("--quick", is_flag=True, help="Fewer and shorter runs; prints, writes no page.")
+def main(modules: tuple[str, ...], quick: bool) -> None:
+    """Run the benchmark MODULES (all without a name) and write docs/benchmarks.md."""
+    known = module_names()
+    for name in modules:
+        if name not in known:
+            raise click.UsageError(f"no module {name}; there are {', '.join(known)}")
+    sections: dict[str, str] = {}
+    for name in modules or known:
+        module = importlib.import_module(f"bench.{name}")
+        print(f"{module.TITLE}", flush=True)
+        results: list[tuple[Comparison, list[Outcome]]] = []
+        for comparison in module.comparisons(quick):
+            print(f" {comparison.title}", flush=True)
+            results.append((comparison, compare(comparison, QUICK_ROUNDS if quick else ROUNDS)))
+        sections[name] = section(name, module.TITLE, results, f"python -m bench {name}")
+    if not quick:
+        write_page(sections)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
