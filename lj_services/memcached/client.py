@@ -14,25 +14,22 @@ always, before anything is sent.
 from __future__ import annotations
 
 import enum
-import logging
 import math
-import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, Self
 
+from lj_services.memcached.calls import Calls
 from lj_services.memcached.client_config import ClientSettings
-from lj_services.memcached.dispatch import Dispatcher, Placed
-from lj_services.memcached.errors import BadKey, CommandRefused, Fault, ProtocolError
+from lj_services.memcached.dispatch import Dispatcher
+from lj_services.memcached.keys import Key, KeySpace, fits_a_line
 from lj_services.memcached.protocol import commands
 from lj_services.memcached.protocol.reply_parser import (
-    Failure,
     Number,
     Reply,
     Stat,
     Status,
-    Value,
     Version,
 )
 from lj_services.memcached.rings import RingName, Server, make_ring
@@ -42,24 +39,14 @@ from lj_services.memcached.serializer import (
     JsonSerializer,
     Serializer,
 )
-from lj_services.memcached.trace import Answer, Outcome, Trace, current_trace
+from lj_services.memcached.trace import Trace, current_trace
 
-log = logging.getLogger(__name__)
-
-Key: TypeAlias = str | bytes | tuple[int, str]
-"""A key; ``(42, "log2:42")`` is the key ``log2:42`` on the server that 42 stands for."""
-
-_VALID: Final = re.compile(rb"[^\x00-\x20\x7f]{1,%d}" % commands.MAX_KEY).fullmatch
 _RELATIVE_MAX_S: Final = 30 * 24 * 3600
-_GET_LINE: Final = 8000
-"""Keys for one get command, in bytes; more go into further commands of the same request."""
-
 _STORED = frozenset((Status.STORED, Status.NOT_STORED))
 _CAS = frozenset((Status.STORED, Status.NOT_STORED, Status.EXISTS, Status.NOT_FOUND))
 _DELETED = frozenset((Status.DELETED, Status.NOT_FOUND))
 _TOUCHED = frozenset((Status.TOUCHED, Status.NOT_FOUND))
 _COUNTED = frozenset((Status.NOT_FOUND,))
-_DONE = frozenset((Status.STORED, Status.DELETED, Status.TOUCHED))
 
 
 class CasResult(enum.Enum):
@@ -120,12 +107,7 @@ class Client:
         self.ring = make_ring(ring, servers)
         self._serializer: Serializer = JsonSerializer() if serializer is None else serializer
         self._compression = Compression(compress_threshold, compress_method)
-        self._namespace = namespace.encode()
-        if namespace and not _VALID(self._namespace):
-            raise BadKey(
-                f"the namespace {namespace!r} has spaces, control characters or is too long"
-            )
-        self._raise_faults = raise_faults
+        self._place = KeySpace(namespace).place
         self._dispatcher = Dispatcher(
             self.ring,
             connect_timeout_s=connect_timeout_s,
@@ -134,6 +116,7 @@ class Client:
             rehash=rehash,
             max_idle_connections=max_idle_connections,
         )
+        self._calls = Calls(self._dispatcher, self._serializer, self._compression, raise_faults)
 
     @classmethod
     def from_settings(
@@ -224,7 +207,7 @@ class Client:
             self._store_request("set", key.wire, value, exptime)
             for key, value in zip(placed, values.values(), strict=True)
         ]
-        replies = self._write("set", keys, placed, requests, _STORED, repeatable=True)
+        replies = self._calls.write("set", placed, requests, _STORED, repeatable=True)
         return [key for key, reply in zip(keys, replies, strict=True) if reply is not Status.STORED]
 
     def add(self, key: Key, value: Any, expire_s: float = 0) -> bool:
@@ -270,7 +253,7 @@ class Client:
         """Let a value live on for `expire_s` seconds; whether it was there."""
         placed = self._place(key)
         request = commands.encode(commands.Touch(placed.wire, _exptime(expire_s)))
-        reply = self._write("touch", [key], [placed], [request], _TOUCHED, repeatable=True)[0]
+        reply = self._calls.write("touch", [placed], [request], _TOUCHED, repeatable=True)[0]
         return reply is Status.TOUCHED
 
     def delete(self, key: Key) -> bool:
@@ -296,20 +279,20 @@ class Client:
                 for reply in replies
                 if isinstance(reply, Stat)
             }
-            for server, replies in self._ask_all(request).items()
+            for server, replies in self._calls.ask_all(request).items()
         }
 
     def versions(self) -> dict[str, str]:
         """The versions of all servers that answer: address -> version."""
         return {
             str(server): replies[0].text.decode(errors="replace")
-            for server, replies in self._ask_all(commands.encode(commands.Version())).items()
+            for server, replies in self._calls.ask_all(commands.encode(commands.Version())).items()
             if isinstance(replies[0], Version)
         }
 
     def flush_all(self, delay_s: int = 0) -> bool:
         """Forget everything, `delay_s` seconds from now; whether all servers will."""
-        answers = self._ask_all(commands.encode(commands.FlushAll(delay_s)))
+        answers = self._calls.ask_all(commands.encode(commands.FlushAll(delay_s)))
         return sum(replies == [Status.OK] for replies in answers.values()) == len(self.servers)
 
     def server_for(self, key: Key) -> Server | None:
@@ -324,7 +307,7 @@ class Client:
         Also in threads that the block starts with a copy of its context, as
         `asyncio.to_thread` does.
         """
-        trace = Trace(self)
+        trace = Trace(self._calls)
         token = current_trace.set(trace)
         try:
             yield trace
@@ -343,138 +326,16 @@ class Client:
 
     # -- how -----------------------------------------------------------------------
 
-    def _place(self, key: Key) -> Placed:
-        """The forms of a key; raises `BadKey`."""
-        pin: int | None = None
-        name: Any = key
-        if isinstance(key, tuple):
-            if len(key) != 2 or not isinstance(key[0], int):
-                raise BadKey(f"{key!r} is no key: a pinned key is a pair (number, key)")
-            pin, name = key
-        if isinstance(name, str):
-            bare = name.encode("utf-8", "surrogatepass")
-        elif isinstance(name, bytes):
-            bare = name
-        else:
-            raise BadKey(f"{key!r} is no key: it must be str, bytes, or a pair (number, str)")
-        wire = self._namespace + bare
-        if not _VALID(wire) or not bare:
-            raise BadKey(
-                f"{key!r:.300} is no key: with its namespace it must be 1 to {commands.MAX_KEY} "
-                f"bytes (this is {len(wire)}) without spaces and control characters"
-            )
-        return Placed(wire, bare, pin)
-
     def _read(
-        self, operation: str, keys: list[Any], encode: Any, one_by_one: bool = False
-    ) -> dict[Any, tuple[Any, int | None]]:
-        """Values and cas numbers by the caller's keys.
-
-        Args:
-            operation: for the trace.
-            keys: the caller's keys, each once.
-            encode: wire keys -> the bytes of one command.
-            one_by_one: a command takes one key only.
-        """
-        placed = [self._place(key) for key in keys]
-        found: dict[Any, tuple[Any, int | None]] = {}
-        trace = self._trace()
-        faults: list[Fault] = []
-
-        def build(positions: list[int]) -> tuple[bytes, int]:
-            wires = [placed[position].wire for position in positions]
-            if sum(map(len, wires)) + len(wires) <= _GET_LINE and not one_by_one:
-                return encode(wires), 1
-            parts = (
-                [wires[at : at + 1] for at in range(len(wires))] if one_by_one else _lines(wires)
-            )
-            return b"".join(map(encode, parts)), len(parts)
-
-        def accept(index: int, positions: list[int], replies: list[Reply]) -> None:
-            server = self.servers[index]
-            values: dict[bytes, Value] = {}
-            for reply in replies:
-                if type(reply) is Value:
-                    values[reply.key] = reply
-                elif isinstance(reply, Failure):
-                    faults.append(_refused(server, reply))
-                elif reply is not Status.END:
-                    raise ProtocolError(f"{server} answered get with {reply!r:.80}")
-            if not values.keys() <= {placed[position].wire for position in positions}:
-                raise ProtocolError(f"{server} answered with values that were not asked for")
-            for position in positions:
-                value = values.get(placed[position].wire)
-                outcome: Outcome = "miss"
-                if value is not None:
-                    try:
-                        found[keys[position]] = self._load(value), value.cas
-                        outcome = "hit"
-                    except Fault as fault:
-                        faults.append(type(fault)(f"{keys[position]!r} on {server}: {fault}"))
-                        outcome = "fault"
-                if trace is not None:
-                    trace.answers.append(
-                        Answer(operation, _shown(placed[position]), server, outcome)
-                    )
-
-        def refuse(index: int | None, positions: list[int], fault: Fault) -> None:
-            faults.append(fault)
-            self._trace_faults(operation, index, [placed[position] for position in positions])
-
-        self._dispatcher.ask(placed, build, accept, refuse, repeatable=True)
-        self._report(faults)
-        return found
-
-    def _write(
         self,
         operation: str,
         keys: list[Any],
-        placed: list[Placed],
-        requests: list[bytes],
-        allowed: frozenset[Status],
+        encode: Callable[[list[bytes]], bytes],
         *,
-        repeatable: bool,
-    ) -> list[Reply | None]:
-        """The reply to each of `requests`, one for each key; None where there was a fault."""
-        results: list[Reply | None] = [None] * len(keys)
-        trace = self._trace()
-        faults: list[Fault] = []
-
-        def build(positions: list[int]) -> tuple[bytes, int]:
-            if len(positions) == 1:
-                return requests[positions[0]], 1
-            return b"".join([requests[position] for position in positions]), len(positions)
-
-        def accept(index: int, positions: list[int], replies: list[Reply]) -> None:
-            server = self.servers[index]
-            if len(replies) != len(positions):
-                raise ProtocolError(f"{server} answered {operation} with {replies[0]!r:.80}")
-            for reply in replies:
-                if reply not in allowed and not isinstance(reply, Failure):
-                    if allowed is _COUNTED and isinstance(reply, Number):
-                        continue
-                    raise ProtocolError(f"{server} answered {operation} with {reply!r:.80}")
-            for position, reply in zip(positions, replies, strict=True):
-                outcome: Outcome = "refused"
-                if isinstance(reply, Failure):
-                    faults.append(_refused(server, reply))
-                    outcome = "fault"
-                else:
-                    results[position] = reply
-                    if reply in _DONE or isinstance(reply, Number):
-                        outcome = "done"
-                if trace is not None:
-                    trace.answers.append(
-                        Answer(operation, _shown(placed[position]), server, outcome)
-                    )
-
-        def refuse(index: int | None, positions: list[int], fault: Fault) -> None:
-            faults.append(fault)
-            self._trace_faults(operation, index, [placed[position] for position in positions])
-
-        self._dispatcher.ask(placed, build, accept, refuse, repeatable=repeatable)
-        self._report(faults)
-        return results
+        one_by_one: bool = False,
+    ) -> dict[Any, tuple[Any, int | None]]:
+        placed = [self._place(key) for key in keys]
+        return self._calls.read(operation, keys, placed, encode, one_by_one=one_by_one)
 
     def _store(
         self, mode: commands.StoreMode, key: Key, value: Any, expire_s: float, cas: int = 0
@@ -482,7 +343,7 @@ class Client:
         placed = self._place(key)
         request = self._store_request(mode, placed.wire, value, _exptime(expire_s), cas)
         allowed = _CAS if mode == "cas" else _STORED
-        return self._write(mode, [key], [placed], [request], allowed, repeatable=mode == "set")[0]
+        return self._calls.write(mode, [placed], [request], allowed, repeatable=mode == "set")[0]
 
     def _store_request(
         self, mode: commands.StoreMode, wire: bytes, value: Any, exptime: int, cas: int = 0
@@ -494,7 +355,7 @@ class Client:
         placed = self._place(key)
         data = value.encode() if isinstance(value, str) else value
         request = commands.encode(commands.Store(mode, placed.wire, 0, 0, data))
-        reply = self._write(mode, [key], [placed], [request], _STORED, repeatable=False)[0]
+        reply = self._calls.write(mode, [placed], [request], _STORED, repeatable=False)[0]
         return reply is Status.STORED
 
     def _count(self, operation: str, key: Key, delta: int) -> int | None:
@@ -504,52 +365,16 @@ class Client:
         request = commands.encode(
             commands.Arithmetic(placed.wire, delta, decrement=operation == "decr")
         )
-        reply = self._write(operation, [key], [placed], [request], _COUNTED, repeatable=False)[0]
+        reply = self._calls.write(
+            operation, [placed], [request], _COUNTED, repeatable=False, numbers=True
+        )[0]
         return reply.value if isinstance(reply, Number) else None
 
     def _delete(self, keys: list[Any]) -> int:
         placed = [self._place(key) for key in keys]
         requests = [commands.encode(commands.Delete(key.wire)) for key in placed]
-        replies = self._write("delete", keys, placed, requests, _DELETED, repeatable=True)
+        replies = self._calls.write("delete", placed, requests, _DELETED, repeatable=True)
         return replies.count(Status.DELETED)
-
-    def _ask_all(self, request: bytes) -> dict[Server, list[Reply]]:
-        answers: dict[Server, list[Reply]] = {}
-        faults: list[Fault] = []
-
-        def accept(index: int, _positions: list[int], replies: list[Reply]) -> None:
-            if isinstance(replies[-1], Failure):
-                faults.append(_refused(self.servers[index], replies[-1]))
-            else:
-                answers[self.servers[index]] = replies
-
-        def refuse(_index: int | None, _positions: list[int], fault: Fault) -> None:
-            faults.append(fault)
-
-        self._dispatcher.ask_all(request, accept, refuse)
-        self._report(faults)
-        return {server: answers[server] for server in self.servers if server in answers}
-
-    def _load(self, value: Value) -> Any:
-        data, flags = self._compression.unpack(value.data, value.flags)
-        return self._serializer.loads(data, flags)
-
-    def _report(self, faults: list[Fault]) -> None:
-        if not faults:
-            return
-        if self._raise_faults:
-            raise faults[0]
-        for fault in faults:
-            log.info("memcached fault, taken as a miss: %s", fault)
-
-    def _trace(self) -> Trace | None:
-        trace = current_trace.get()
-        return trace if trace is not None and trace.client is self else None
-
-    def _trace_faults(self, operation: str, index: int | None, keys: list[Placed]) -> None:
-        if (trace := self._trace()) is not None:
-            server = None if index is None else self.servers[index]
-            trace.answers += (Answer(operation, _shown(key), server, "fault") for key in keys)
 
 
 def _exptime(expire_s: float) -> int:
@@ -561,29 +386,7 @@ def _exptime(expire_s: float) -> int:
     return math.ceil(time.time() + expire_s)
 
 
-def _lines(wires: list[bytes]) -> list[list[bytes]]:
-    """Split keys over commands whose lines have a bearable length."""
-    lines: list[list[bytes]] = [[]]
-    room = _GET_LINE
-    for wire in wires:
-        room -= len(wire) + 1
-        if room < 0 and lines[-1]:
-            lines.append([])
-            room = _GET_LINE - len(wire) - 1
-        lines[-1].append(wire)
-    return lines
-
-
 def _word(text: str) -> bytes:
-    if not _VALID(word := text.encode()):
+    if not fits_a_line(word := text.encode()):
         raise ValueError(f"{text!r} is no word of a stats command")
     return word
-
-
-def _shown(key: Placed) -> str:
-    return key.bare.decode(errors="replace")
-
-
-def _refused(server: Server, failure: Failure) -> CommandRefused:
-    text = failure.text.decode(errors="replace")
-    return CommandRefused(f"{server} refused: {failure.kind} {text}".rstrip())

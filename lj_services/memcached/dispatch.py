@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
 from lj_services.memcached.connection import Exchange, run
 from lj_services.memcached.errors import (
@@ -39,20 +38,12 @@ from lj_services.memcached.errors import (
     ServerUnreachable,
 )
 from lj_services.memcached.health import Health
+from lj_services.memcached.keys import Placed
 from lj_services.memcached.pool import Pool
 from lj_services.memcached.protocol.reply_parser import Failure, Reply
 from lj_services.memcached.rings import Ring
 
-
-class Placed(NamedTuple):
-    """A key in the forms that are needed on its way."""
-
-    wire: bytes
-    """With the namespace: what the server sees."""
-    bare: bytes
-    """Without it: what the ring sees."""
-    pin: int | None
-
+_NONE: frozenset[int] = frozenset()
 
 Build = Callable[[list[int]], tuple[bytes, int]]
 """Positions of keys -> the request for them, and how many closing replies it gets."""
@@ -167,10 +158,13 @@ class Dispatcher:
         groups: dict[int, list[int]] = {}
         nowhere: list[int] = []
         claimed: set[int] = set()
+        locate = self.ring.locate
         while True:
+            skipped = dead if self._rehash else _NONE
             for position in waiting:
-                index = self.locate(keys[position], dead)
-                if index is None:
+                _, bare, pin = keys[position]
+                index = locate(bare, pin, skipped)
+                if index is None or index in dead:
                     nowhere.append(position)
                 elif index in groups:
                     groups[index].append(position)

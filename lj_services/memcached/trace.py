@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from lj_services.memcached.rings import Server
 
@@ -27,8 +27,12 @@ class Answer:
 class Trace:
     """The answers of a `Client` in the order they came, as `Client.trace` gathers them."""
 
-    def __init__(self, client: Any) -> None:
-        self.client = client
+    def __init__(self, owner: object) -> None:
+        """
+        Args:
+            owner: whose answers they are: other clients' are not noted.
+        """
+        self.owner = owner
         self.answers: list[Answer] = []
 
     def servers(self) -> dict[str, dict[Outcome, int]]:

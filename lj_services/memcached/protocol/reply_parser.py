@@ -184,7 +184,12 @@ class ReplyParser:
             line = buffer[start:end]
             if line.startswith(b"VALUE "):
                 words = line.split(b" ")
-                if not (4 <= len(words) <= 5 and all(map(bytes.isdigit, words[2:]))):
+                if not (
+                    4 <= len(words) <= 5
+                    and words[2].isdigit()
+                    and words[3].isdigit()
+                    and words[-1].isdigit()
+                ):
                     raise BadReply(f"not a reply: {line[:80]!r}")
                 flags, size = int(words[2]), int(words[3])
                 cas = int(words[4]) if len(words) == 5 else None
