@@ -1,1 +1,22 @@
-"""Power-pull validator: says whether a disk, card or file system lies about fsync."""
+"""The power-pull validator: does this disk keep what fsync promised?
+
+After LiveJournal's diskchecker.pl.  One machine keeps its power and the record
+(`disk-checker listen`); the other writes, syncs and reports (`create`) until its plug is
+pulled; when it is back, what the record says was acknowledged must be there (`verify`).
+`run` does whole cycles from the operator's desk.
+
+One write on its way through the files:
+
+- ``workloads`` chooses a block, ``writer`` announces it over ``uplink`` (in the messages
+  of ``protocol``), ``listener`` appends the intent to the run's journal in ``ledger``,
+  fsyncs, grants it;
+- ``stamp`` builds the block: every sector says run, place, sequence number and time and
+  carries a checksum; ``target`` writes and syncs it; ``writer`` acknowledges it;
+- after the cut, ``verify`` reads all blocks beside the journal's folded states,
+  ``classify`` judges each, ``result`` counts and gives the verdict, ``statistics`` says
+  what it proves, ``report`` prints it with ``advice`` from what ``hostfacts`` found.
+
+``cycle`` repeats this with a power switch.  This package stands alone: it imports
+nothing of the rest of the kit, and needs click, pydantic and rich (fabric for hosts by
+ssh).
+"""

@@ -1,0 +1,359 @@
+"""`disk-checker verify`: read the target, compare it with the record.
+
+One pass in the order of the blocks: a thread reads ahead past the page cache, the
+listener sends the states of the same blocks, and each block is recognised whole
+(:meth:`Stamper.whole`) or judged sector by sector.  Memory does not grow with the
+target.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import queue
+import threading
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from disk_checker import host, protocol
+from disk_checker.classify import Finding, judge_block
+from disk_checker.errors import Refused, TargetError
+from disk_checker.ledger import Totals, run_name
+from disk_checker.plan import Mount, Plan
+from disk_checker.protocol import Kind
+from disk_checker.result import MIN_ACKED, Result
+from disk_checker.stamp import SECTOR, Stamper
+from disk_checker.target import open_reader, read_at, slot_name
+from disk_checker.uplink import Call
+
+_CHUNK = 4 << 20
+_AHEAD = 3
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all)."""
+
+
+def verify(
+    address: str,
+    path: Path,
+    *,
+    run: int | None = None,
+    size: int | None = None,
+    same_boot: bool = False,
+    device: str = "",
+    min_acked: int = MIN_ACKED,
+    progress: Progress = lambda _done, _all: None,
+) -> Result:
+    """Verify a target after the cut, and leave the report with the listener.
+
+    :param run: which run; None: the newest one on this path of this host.
+    :param size: bytes that the run must have had; None: any.
+    :param same_boot: the disk lost its power, this host did not (a JBOD, a rig).
+    :param device: where the file system is now, if its device's name changed.
+    :raises DiskCheckerError: when it cannot be done; the text says what to do.
+    """
+    path = path.absolute().parent.resolve() / path.name
+    with Call(address) as call:
+        ask = {"machine": host.machine(), "target": str(path), "run": run}
+        call.send(protocol.encode_json(Kind.ASK, ask))
+        record = protocol.decode_json(call.receive(Kind.RECORD))
+        plan = Plan.model_validate_json(json.dumps(record["plan"]))
+        result = Result(record["run"], plan, Totals(**record["totals"]), min_acked=min_acked)
+        if record["writing"]:
+            raise Refused(
+                f"Run {run_name(result.run)} is still connected and writing: nothing was cut yet."
+            )
+        if size is not None and size - size % plan.block_size != plan.size:
+            raise TargetError(
+                f"Run {run_name(result.run)} wrote {plan.size} bytes, not {size}: wrong run, "
+                "or wrong target."
+            )
+        begun = time.monotonic()
+        if plan.boot == host.boot() and not same_boot:
+            result.doubts.append(
+                "this host has not been restarted since the run began; if only the disk lost "
+                "its power, say --same-boot"
+            )
+        if _reachable(path, plan, device, result):
+            if plan.kind == "folder":
+                _check_folder(call, path, result, progress)
+            else:
+                _check_file(call, path, result, progress)
+        result.seconds = time.monotonic() - begun
+        return result
+
+
+def keep(address: str, result: Result) -> None:
+    """Leave the report with the listener, beside the run's journal."""
+    with Call(address) as call:
+        call.send(protocol.encode_json(Kind.RESULT, {**result.as_json(), "run": result.run}))
+        call.receive(Kind.KEPT)
+
+
+def note_cut(address: str, run: int) -> None:
+    """Note that the power is being cut now: errors from here on are the cut's."""
+    with Call(address) as call:
+        call.send(protocol.encode_json(Kind.NOTE, {"run": run, "note": "cut"}))
+        call.receive(Kind.NOTED)
+
+
+def _reachable(path: Path, plan: Plan, device: str, result: Result) -> bool:
+    """Whether there is something to read; else the result says what is gone."""
+    if plan.mount is not None and not _mount(plan.mount, device, result):
+        return False
+    if path.exists():
+        return True
+    if plan.kind == "device":
+        raise TargetError(
+            f"{path} is not there: the disk did not come back, or has another name now "
+            f"(then: verify --run {run_name(result.run)} with that name)"
+        )
+    if result.totals.acked == 0:
+        raise TargetError(f"{path} is not there, and no write to it was ever acknowledged.")
+    result.gone = "missing"
+    result.gone_text = f"the {plan.kind} itself is missing, with everything in it"
+    return False
+
+
+def _mount(mount: Mount, device: str, result: Result) -> bool:
+    """Mount the file system if it is not; False when it no longer mounts."""
+    if mount.point == "/" or any(now.point == mount.point for _, now in host.mounts()):
+        return True
+    source = device
+    if not source and mount.uuid:
+        code, found = host.run_tool("blkid", "-c", "/dev/null", "-U", mount.uuid)
+        source = found if code == 0 else ""
+    source = source or mount.source
+    if not Path(source).exists():
+        raise TargetError(
+            f"{mount.point} is not mounted and its device {source} is not there: did the disk "
+            "come back?  If it has another name now, say --device NAME."
+        )
+    if os.geteuid() != 0:
+        raise TargetError(f"{mount.point} is not mounted; mount {source} there and verify again.")
+    code, said = host.run_tool("mount", "-t", mount.type, source, mount.point, timeout_s=600)
+    if code == 0:
+        result.remarks.append(f"{source} was not mounted; mounted it on {mount.point}")
+        return True
+    result.gone = "unmountable"
+    result.gone_text = f"the {mount.type} on {source} no longer mounts ({said.splitlines()[0]})"
+    return False
+
+
+class _States:
+    """The listener's states, asked for one piece ahead."""
+
+    def __init__(self, call: Call, blocks: int, piece: int) -> None:
+        self._call = call
+        self._blocks, self._piece = blocks, piece
+
+    def __iter__(self) -> Iterator[tuple[int, array[int]]]:
+        """(first block, flat seq, time, seq, time ...) in order."""
+        starts = range(0, self._blocks, self._piece)
+        self._ask(0)
+        for first in starts:
+            if first + self._piece < self._blocks:
+                self._ask(first + self._piece)
+            yield first, array("Q", self._call.receive(Kind.STATES).payload)
+
+    def _ask(self, first: int) -> None:
+        count = min(self._piece, self._blocks - first)
+        self._call.send(protocol.encode_range(first, count))
+
+
+class _ReadAhead:
+    """Reads a file in chunks in a thread of its own, past the page cache."""
+
+    def __init__(self, path: Path, size: int, chunk: int) -> None:
+        self._descriptor, self._direct = open_reader(path)
+        self._size, self._chunk = size, chunk
+        self._ready: queue.Queue[tuple[mmap.mmap, int, OSError | None]] = queue.Queue()
+        self._free: queue.Queue[mmap.mmap | None] = queue.Queue()
+        for _ in range(_AHEAD):
+            self._free.put(mmap.mmap(-1, chunk))
+        self._thread = threading.Thread(target=self._read, name="read-ahead", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for offset in range(0, self._size, self._chunk):
+            buffer = self._free.get()
+            if buffer is None:
+                return
+            try:
+                got, failed = read_at(self._descriptor, self._direct, buffer, offset), None
+            except OSError as error:
+                got, failed = 0, error
+            self._ready.put((buffer, got, failed))
+
+    def next(self) -> tuple[mmap.mmap, int, OSError | None]:
+        """(buffer, bytes in it, error) of the next chunk; give the buffer back by `free`."""
+        return self._ready.get()
+
+    def free(self, buffer: mmap.mmap) -> None:
+        self._free.put(buffer)
+
+    def piecewise(self, offset: int, size: int) -> bytes | OSError:
+        """One block of a chunk that could not be read as a whole."""
+        skip = offset % mmap.PAGESIZE
+        with mmap.mmap(-1, -(-(skip + size) // mmap.PAGESIZE) * mmap.PAGESIZE) as buffer:
+            try:
+                got = read_at(self._descriptor, self._direct, buffer, offset - skip)
+            except OSError as error:
+                return error
+            return buffer[skip : min(skip + size, got)]
+
+    def close(self) -> None:
+        self._free.put(None)
+        self._thread.join()
+        os.close(self._descriptor)
+
+
+def _check_file(call: Call, path: Path, result: Result, progress: Progress) -> None:
+    plan, totals = result.plan, result.totals
+    size = host.device_size(path) if path.is_block_device() else path.stat().st_size
+    if path.is_block_device() and size < plan.size:
+        raise TargetError(f"{path} has {size} bytes, run {run_name(result.run)} wrote {plan.size}")
+    if plan.kind == "file" and size > plan.size:
+        raise TargetError(
+            f"{path} has {size} bytes, run {run_name(result.run)} wrote at most {plan.size}: "
+            "this is not its file."
+        )
+    if plan.kind == "file" and size < totals.end_block * plan.block_size:
+        result.remarks.append(
+            f"the file has {size:,} bytes; {totals.end_block * plan.block_size:,} were acknowledged"
+        )
+    judge = _Judge(result)
+    chunk = max(1, _CHUNK // plan.block_size) * plan.block_size
+    chunk = -(-chunk // mmap.PAGESIZE) * mmap.PAGESIZE
+    while chunk % plan.block_size:  # a block size that is no power of two
+        chunk += mmap.PAGESIZE
+    per_chunk = chunk // plan.block_size
+    reader = _ReadAhead(path, plan.blocks * plan.block_size, chunk)
+    try:
+        for first, states in _States(call, plan.blocks, per_chunk):
+            buffer, got, failed = reader.next()
+            if failed is None:
+                judge.chunk(first, states, buffer, got)
+            else:
+                for index in range(len(states) // 2):
+                    block = first + index
+                    piece = reader.piecewise(block * plan.block_size, plan.block_size)
+                    judge.block(block, piece, states[2 * index], states[2 * index + 1])
+            reader.free(buffer)
+            result.bytes_read += got
+            progress(min((first + per_chunk) * plan.block_size, plan.size), plan.size)
+    finally:
+        reader.close()
+
+
+class _Judge:
+    """Applies the rules to blocks and counts."""
+
+    def __init__(self, result: Result) -> None:
+        self._result = result
+        self._stamper = Stamper(result.run, result.plan.block_size)
+        self._prior_unknown = result.plan.prior == "unknown"
+
+    def chunk(self, first: int, states: array[int], buffer: mmap.mmap, got: int) -> None:
+        """All blocks of a chunk of which ``got`` bytes were there."""
+        size = self._result.plan.block_size
+        with memoryview(buffer) as data, data.cast("Q") as words:
+            whole, newest = self._stamper.whole, self._result.totals.intended
+            run, words_per_block = self._result.run, size // 8
+            checked = newer = survivor = 0
+            for index in range(len(states) // 2):
+                acked, at = states[2 * index], index * size
+                if at + size <= got:
+                    place = whole(data, words, at)
+                    if place is not None and place[0] == first + index and place[1] <= newest:
+                        checked += 1
+                        if place[1] >= acked:
+                            newer += place[1] > acked
+                            if place[2] > survivor:
+                                survivor = place[2]
+                            continue
+                    elif not acked:
+                        word = index * words_per_block + 58
+                        runs = words[word : (index + 1) * words_per_block : SECTOR // 8]
+                        if run not in runs.tolist():
+                            continue
+                elif not acked:
+                    continue
+                piece = data[at : max(at, min(at + size, got))].tobytes()
+                self.block(first + index, piece, acked, states[2 * index + 1])
+        self._result.checked += checked
+        self._result.newer += newer
+        self._result.survivor(survivor)
+
+    def block(self, block: int, data: bytes | OSError, acked: int, acked_us: int) -> None:
+        """One block the thorough way."""
+        size = self._result.plan.block_size
+        if isinstance(data, OSError):
+            if acked:
+                why = f"the disk says {data.strerror}"
+                self._result.add(Finding.unreadable(block, acked, acked_us, why, block * size))
+            return
+        finding = judge_block(
+            self._stamper,
+            block,
+            data,
+            acked,
+            acked_us,
+            self._result.totals.intended,
+            prior_unknown=self._prior_unknown,
+        )
+        if finding is not None:
+            self._result.add(finding)
+        elif acked:
+            self._result.checked += 1
+
+    def slot(self, block: int, data: bytes | OSError | None, acked: int, acked_us: int) -> None:
+        """One slot of a folder: an old content under the name is a rename that was lost."""
+        if data is None or isinstance(data, OSError):
+            if acked and data is None:
+                self._result.add(Finding.stale(block, 0, acked, acked_us, "there is no such name"))
+            elif acked:
+                self.block(block, data or b"", acked, acked_us)
+            return
+        finding = judge_block(
+            self._stamper, block, data, acked, acked_us, self._result.totals.intended, offset=0
+        )
+        self._result.checked += 1
+        if finding is not None and finding.cls == "lost":
+            found = f"the rename is undone: {finding.found}"
+            finding = Finding.stale(block, 0, acked, acked_us, found)
+        if finding is not None:
+            self._result.add(finding)
+        elif data:
+            word = memoryview(data).cast("Q")
+            self._result.survivor(word[62])
+
+
+def _check_folder(call: Call, path: Path, result: Result, progress: Progress) -> None:
+    plan, judge = result.plan, _Judge(result)
+    for first, states in _States(call, plan.blocks, 4096):
+        for index in range(len(states) // 2):
+            acked, acked_us = states[2 * index], states[2 * index + 1]
+            judge.slot(first + index, _read_slot(path, first + index, plan), acked, acked_us)
+        result.bytes_read = result.checked * plan.block_size
+        progress(min(first + 4096, plan.blocks) * plan.block_size, plan.size)
+
+
+def _read_slot(path: Path, block: int, plan: Plan) -> bytes | OSError | None:
+    """A slot's content; None when the name is gone."""
+    try:
+        reader, direct = open_reader(path / slot_name(block))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return error
+    try:
+        with mmap.mmap(-1, -(-plan.block_size // mmap.PAGESIZE) * mmap.PAGESIZE) as buffer:
+            return buffer[: min(plan.block_size, read_at(reader, direct, buffer, 0))]
+    except OSError as error:
+        return error
+    finally:
+        os.close(reader)
