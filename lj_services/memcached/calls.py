@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from lj_services.memcached.dispatch import Dispatcher
-from lj_services.memcached.errors import CommandRefused, Fault, ProtocolError
+from lj_services.memcached.errors import CommandRefused, Fault, ProtocolError, UnreadableValue
 from lj_services.memcached.keys import Placed
 from lj_services.memcached.protocol.reply_parser import Failure, Number, Reply, Status, Value
 from lj_services.memcached.rings import Server
@@ -51,8 +51,6 @@ class Calls:
         keys: list[Any],
         placed: list[Placed],
         encode: Callable[[list[bytes]], bytes],
-        *,
-        one_by_one: bool = False,
     ) -> dict[Any, tuple[Any, int | None]]:
         """Values and cas numbers by the caller's keys.
 
@@ -61,20 +59,16 @@ class Calls:
             keys: the caller's keys, each once.
             placed: the same keys, as they are sent.
             encode: wire keys -> the bytes of one command.
-            one_by_one: a command takes one key only.
         """
-        found: dict[Any, tuple[Any, int | None]] = {}
-        trace = self._trace()
+        answers: list[tuple[int, Server, Value | None]] = []
         faults: list[Fault] = []
 
         def build(positions: list[int]) -> tuple[bytes, int]:
             wires = [placed[position].wire for position in positions]
-            if sum(map(len, wires)) + len(wires) <= _GET_LINE and not one_by_one:
+            if sum(map(len, wires)) + len(wires) <= _GET_LINE:
                 return encode(wires), 1
-            parts = (
-                [wires[at : at + 1] for at in range(len(wires))] if one_by_one else _lines(wires)
-            )
-            return b"".join(map(encode, parts)), len(parts)
+            lines = _lines(wires)
+            return b"".join(map(encode, lines)), len(lines)
 
         def accept(index: int, positions: list[int], replies: list[Reply]) -> None:
             server = self._servers[index]
@@ -88,24 +82,29 @@ class Calls:
                     raise ProtocolError(f"{server} answered get with {reply!r:.80}")
             if not values.keys() <= {placed[position].wire for position in positions}:
                 raise ProtocolError(f"{server} answered with values that were not asked for")
-            for position in positions:
-                value = values.get(placed[position].wire)
-                outcome: Outcome = "miss"
-                if value is not None:
-                    try:
-                        found[keys[position]] = self._load(value), value.cas
-                        outcome = "hit"
-                    except Fault as fault:
-                        faults.append(type(fault)(f"{keys[position]!r} on {server}: {fault}"))
-                        outcome = "fault"
-                if trace is not None:
-                    trace.answers.append(Answer(operation, placed[position].shown, server, outcome))
+            answers.extend(
+                (position, server, values.get(placed[position].wire)) for position in positions
+            )
 
         def refuse(index: int | None, positions: list[int], fault: Fault) -> None:
             faults.append(fault)
             self._trace_faults(operation, index, [placed[position] for position in positions])
 
         self._dispatcher.ask(placed, build, accept, refuse, repeatable=True)
+        trace = self._trace()
+        found: dict[Any, tuple[Any, int | None]] = {}
+        for position, server, value in answers:
+            outcome: Outcome = "miss"
+            if value is not None:
+                try:
+                    data, flags = self._compression.unpack(value.data, value.flags)
+                    found[keys[position]] = self._serializer.loads(data, flags), value.cas
+                    outcome = "hit"
+                except UnreadableValue as fault:
+                    faults.append(UnreadableValue(f"{keys[position]!r} on {server}: {fault}"))
+                    outcome = "fault"
+            if trace is not None:
+                trace.answers.append(Answer(operation, placed[position].shown, server, outcome))
         self._report(faults)
         return found
 
@@ -183,10 +182,6 @@ class Calls:
         self._dispatcher.ask_all(request, accept, refuse)
         self._report(faults)
         return {server: answers[server] for server in self._servers if server in answers}
-
-    def _load(self, value: Value) -> Any:
-        data, flags = self._compression.unpack(value.data, value.flags)
-        return self._serializer.loads(data, flags)
 
     def _report(self, faults: list[Fault]) -> None:
         if not faults:

@@ -178,7 +178,6 @@ class Client:
             "gat",
             [key],
             lambda wires: commands.encode(commands.GetAndTouch(exptime, wires)),
-            one_by_one=True,
         )
         return found[key][0] if found else default
 
@@ -331,11 +330,9 @@ class Client:
         operation: str,
         keys: list[Any],
         encode: Callable[[list[bytes]], bytes],
-        *,
-        one_by_one: bool = False,
     ) -> dict[Any, tuple[Any, int | None]]:
         placed = [self._place(key) for key in keys]
-        return self._calls.read(operation, keys, placed, encode, one_by_one=one_by_one)
+        return self._calls.read(operation, keys, placed, encode)
 
     def _store(
         self, mode: commands.StoreMode, key: Key, value: Any, expire_s: float, cas: int = 0
