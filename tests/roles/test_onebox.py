@@ -1,0 +1,76 @@
+"""One box, converged by the molecule scenario `onebox`, and what may change on it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.support.box import CHECKOUT, Box
+from tests.support.process import wait_for
+
+pytestmark = [pytest.mark.roles, pytest.mark.xdist_group("roles")]
+SITE = "playbooks/site.yml"
+
+
+def test_the_scenario_verifies(box: Box) -> None:
+    assert re.search(r"\d+ passed", box.molecule("verify"))
+
+
+def test_a_second_run_changes_nothing(box: Box) -> None:
+    pids = box.pids()
+    box.molecule("idempotence")
+    assert set(pids) == {"journal", "memcached"}
+    assert box.pids() == pids
+
+
+def test_a_check_of_a_converged_box_is_clean(box: Box) -> None:
+    run = box.play(SITE, "--check", "--diff")
+    assert run.exit_code == 0, run.output
+    assert run.changed_tasks == []
+
+
+def test_only_what_changed_is_restarted(box: Box) -> None:
+    before = box.pids()
+    run = box.play(SITE, journal_log_format="json")
+    assert run.exit_code == 0, run.output
+    after = box.pids()
+    assert after["memcached"] == before["memcached"]
+    assert after["journal"] != before["journal"]
+
+
+def test_a_killed_service_comes_back(box: Box) -> None:
+    before = box.pids()
+    os.kill(before["journal"], signal.SIGKILL)
+    wait_for(
+        lambda: box.pids().get("journal", before["journal"]) != before["journal"],
+        "supervisor to start it again",
+    )
+    assert box.pids()["memcached"] == before["memcached"]
+
+
+def test_an_upgrade_is_a_new_release_and_the_old_one_stays(box: Box, tmp_path: Path) -> None:
+    """Also the way to hosts elsewhere: the wheels are carried in one file."""
+    before = (box.root / "runtime/current").readlink()
+    for name in ("lj_services", "disk_checker"):
+        shutil.copytree(CHECKOUT / name, tmp_path / name)
+    for name in ("pyproject.toml", "constraints.txt", "README.md"):
+        shutil.copy(CHECKOUT / name, tmp_path)
+    (tmp_path / "lj_services/upgraded.py").write_text("")
+    run = box.play(
+        SITE,
+        runtime_source_dir=str(tmp_path),
+        runtime_wheels_carried=True,
+        lj_control_dir=str(tmp_path / "control"),
+    )
+    assert run.exit_code == 0, run.output
+    after = (box.root / "runtime/current").readlink()
+    releases = box.root / "runtime/releases"
+    assert sorted(path.name for path in releases.iterdir()) == sorted([before.name, after.name])
+    assert list(releases.glob(f"{after.name}/lib/*/site-packages/lj_services/upgraded.py"))
+    command = Path(f"/proc/{box.pids()['journal']}/cmdline").read_bytes()
+    assert f"{box.root}/runtime/releases/{after.name}/".encode() in command
