@@ -16,8 +16,9 @@ MariaDB and MySQL: charset, collation and time zone always given; READ COMMITTED
 for writing (fewer gap locks, fewer deadlocks; the binary log must be row based),
 the server's REPEATABLE READ for reading, so that one read block sees one moment.
 ``max_connections`` reached (1040) is waited for, as DBI::Role does: 8 tries, 250 ms
-apart.  A connection that idled over a second is pinged before use, and only then: the
-driver would ping before every statement (see `driver`).  Errors are told apart by errno,
+apart.  A connection that idled over a second, or since another one to the same server
+broke, is pinged before use, and only then: the driver would ping before every statement
+(see `driver`).  Errors are told apart by errno,
 since the driver's classes differ between its two builds.
 
 A pool that is full makes one wait (see `slots`) ``pool_wait_s``, then it says
@@ -27,7 +28,7 @@ A pool that is full makes one wait (see `slots`) ``pool_wait_s``, then it says
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 from urllib.parse import quote
@@ -57,6 +58,7 @@ CONNECT_TRY_EVERY_S = 0.25
 PING_AFTER_S = 1.0
 
 DISCONNECTED = {1053, 1927, 2006, 2013, 2014, 2045, 2048, 2055, 4031}
+NOT_THERE = {2002, 2003}
 LOCKED = {1205, 1213, 3572}
 SERVER_READ_ONLY = {1290, 1836}
 READING_SESSION = 1792
@@ -98,6 +100,7 @@ class Server:
         self.label = server_label(url)
         self.is_sqlite = url.drivername == "sqlite"
         self._settings = settings
+        self._broke_at = 0.0
         secret = url.set(password=password) if password is not None else url
         make = self._sqlite_engine if self.is_sqlite else self._mysql_engine
         sizes: dict[Mode, int] = {
@@ -138,8 +141,10 @@ class Server:
                 connection = self._engines[mode].connect()
             except exc.DBAPIError as error:
                 raise self.explain(error) or DatabaseUnreachable(f"{self}: {error.orig}") from error
-            with connection:
+            try:
                 yield connection
+            finally:
+                _end(connection.close, connection)
         finally:
             in_use.dec()
             slots.release()
@@ -164,7 +169,7 @@ class Server:
                     committing = True
                     transaction.commit()
                 except BaseException:
-                    transaction.rollback()
+                    _end(transaction.rollback, connection)
                     raise
             except exc.DBAPIError as error:
                 if committing and error.connection_invalidated:
@@ -266,8 +271,11 @@ class Server:
 
         @event.listens_for(engine, "handle_error")
         def on_error(context: Any) -> None:
-            if error_number(context.original_exception) in DISCONNECTED:
+            number = error_number(context.original_exception)
+            if number in DISCONNECTED:
                 context.is_disconnect = True
+            if number in DISCONNECTED or number in NOT_THERE:
+                self._broke_at = time.monotonic()
 
         @event.listens_for(engine, "do_connect")
         def on_do_connect(dialect: Any, _record: Any, _cargs: Any, cparams: Any) -> Any:
@@ -288,7 +296,10 @@ class Server:
         @event.listens_for(engine, "checkout")
         def on_checkout(dbapi: Any, record: Any, _fairy: Any) -> None:
             idle_since = record.info.pop("idle_since", None)
-            if idle_since is None or time.monotonic() - idle_since < PING_AFTER_S:
+            if idle_since is None:
+                return
+            fresh = time.monotonic() - idle_since < PING_AFTER_S
+            if fresh and idle_since > self._broke_at:
                 return
             try:
                 dbapi.ping(reconnect=False)
@@ -296,6 +307,19 @@ class Server:
                 raise exc.DisconnectionError("went stale while idle") from error
 
         return engine
+
+
+def _end(step: Callable[[], None], connection: Connection) -> None:
+    """Roll back or close; where even that fails, throw the connection away.
+
+    The server rolls back what a lost connection leaves, and what was read or committed
+    stands: there is nothing to tell that the block's own outcome does not tell better.
+    """
+    try:
+        step()
+    except exc.DBAPIError:
+        if not connection.closed:
+            connection.invalidate()
 
 
 def _pool(mode: Mode, size: int) -> dict[str, Any]:
