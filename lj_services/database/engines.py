@@ -45,6 +45,7 @@ from lj_services.database.errors import (
     DatabaseUnreachable,
     PoolExhausted,
     ReadOnlyConnection,
+    SchemaTooOld,
     WriterReadOnly,
 )
 from lj_services.database.metrics import POOL_EXHAUSTED, POOL_IN_USE
@@ -62,6 +63,7 @@ NOT_THERE = {2002, 2003}
 LOCKED = {1205, 1213, 3572}
 SERVER_READ_ONLY = {1290, 1836}
 READING_SESSION = 1792
+NO_SUCH_TABLE = 1146
 REFUSED = {
     1044: "the user may not use this database: check the grants",
     1045: "wrong user or password: check the URL's user and password_file",
@@ -102,6 +104,8 @@ class Server:
         self._settings = settings
         self._broke_at = 0.0
         secret = url.set(password=password) if password is not None else url
+        self.login = secret
+        """Where it is, with the password: for what connects past the pools, as a replica does."""
         make = self._sqlite_engine if self.is_sqlite else self._mysql_engine
         sizes: dict[Mode, int] = {
             "write": 1 if self.is_sqlite else settings.pool_size,
@@ -197,6 +201,8 @@ class Server:
             return WriterReadOnly(f"{self} takes no writes now: {message}")
         if number in REFUSED:
             return DatabaseUnreachable(f"{self}: {REFUSED[number]} ({message})")
+        if number == NO_SUCH_TABLE or "no such table" in message:
+            return SchemaTooOld(f"{self}: {message}; run `lj db migrate`")
         if self.is_sqlite and "unable to open database file" in message:
             return DatabaseUnreachable(
                 f"{self}: can't be opened; is its folder there and writable, "
