@@ -103,8 +103,7 @@ class Server:
         self.is_sqlite = url.drivername == "sqlite"
         self._settings = settings
         self._broke_at = 0.0
-        secret = url.set(password=password) if password is not None else url
-        self.login = secret
+        self.login = url.set(password=password) if password is not None else url
         """Where it is, with the password: for what connects past the pools, as a replica does."""
         make = self._sqlite_engine if self.is_sqlite else self._mysql_engine
         sizes: dict[Mode, int] = {
@@ -112,7 +111,7 @@ class Server:
             "read": settings.pool_size,
             "probe": 1,
         }
-        self._engines = {mode: make(secret, mode, size) for mode, size in sizes.items()}
+        self._engines = {mode: make(self.login, mode, size) for mode, size in sizes.items()}
         self._slots = {mode: Slots(size) for mode, size in sizes.items()}
 
     def __str__(self) -> str:
