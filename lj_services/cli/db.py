@@ -30,15 +30,15 @@ def command() -> None:
 def migrate_command(site: Site, only: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Bring every database to the schema that this code needs.
 
-    Safe to repeat, and to run in two places at once.  Nothing is changed in a
-    database that newer code has migrated (exit code 5).
+    Safe to repeat, and to run in two places at once.  Nothing is changed when newer
+    code has migrated one of them (exit code 5).
     """
     out = Output(as_json)
     with told():
         databases = site.databases
         roles = list(dict.fromkeys(only)) or databases.roles()
-        for role in roles:
-            databases.writer(role)  # an unknown one ends it before anything is changed
+        for role in roles:  # what can't be done anywhere is said before anything is changed
+            migrate(databases, role, COMPONENTS, dry_run=True)
     rows: list[dict[str, Any]] = []
     failure: DatabaseError | None = None
     for role in roles:

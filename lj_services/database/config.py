@@ -114,7 +114,11 @@ class RoleSettings(Settings):
         default=10, ge=1, le=300, description="seconds that a write waits for a lock"
     )
     read_timeout_s: int = Field(
-        default=60, ge=1, le=3600, description="seconds without an answer until a read is given up"
+        default=60,
+        ge=1,
+        le=3600,
+        description="seconds without an answer until a statement is given up; "
+        "keep it above lock_wait_s",
     )
     max_lag_s: float = Field(
         default=10.0,

@@ -18,8 +18,11 @@ the server's REPEATABLE READ for reading, so that one read block sees one moment
 ``max_connections`` reached (1040) is waited for, as DBI::Role does: 8 tries, 250 ms
 apart.  A connection that idled over a second, or since another one to the same server
 broke, is pinged before use, and only then: the driver would ping before every statement
-(see `driver`).  Errors are told apart by errno,
-since the driver's classes differ between its two builds.
+(see `driver`).  Errors are told apart by errno, since the driver's classes differ between
+its two builds.
+
+A server that is gone without a word (its host lost power, a floating IP went to another)
+is given up after ``read_timeout_s`` without an answer; only migrations may take longer.
 
 A pool that is full makes one wait (see `slots`) ``pool_wait_s``, then it says
 `PoolExhausted`.
@@ -51,7 +54,10 @@ from lj_services.database.errors import (
 from lj_services.database.metrics import POOL_EXHAUSTED, POOL_IN_USE
 from lj_services.database.slots import Slots
 
-Mode = Literal["write", "read", "probe"]
+Mode = Literal["write", "read", "probe", "schema"]
+"""What a connection is for: ``probe`` is a reader's health check, ``schema`` a migration."""
+
+WRITING = {"write", "schema"}
 
 TOO_MANY_CONNECTIONS = {1040, 1203, 1226}
 CONNECT_TRIES = 8
@@ -110,6 +116,7 @@ class Server:
             "write": 1 if self.is_sqlite else settings.pool_size,
             "read": settings.pool_size,
             "probe": 1,
+            "schema": 1,
         }
         self._engines = {mode: make(self.login, mode, size) for mode, size in sizes.items()}
         self._slots = {mode: Slots(size) for mode, size in sizes.items()}
@@ -217,7 +224,8 @@ class Server:
         return None
 
     def _sqlite_engine(self, url: URL, mode: Mode, size: int) -> Engine:
-        if mode != "write":
+        writes = mode in WRITING
+        if not writes:
             url = URL.create(
                 "sqlite",
                 database=f"file:{quote(str(url.database))}",
@@ -234,12 +242,12 @@ class Server:
             dbapi.isolation_level = None  # transactions are begun below, not by the driver
             dbapi.execute("PRAGMA foreign_keys=ON")
             dbapi.execute("PRAGMA synchronous=FULL")
-            if mode == "write":
+            if writes:
                 dbapi.execute("PRAGMA journal_mode=WAL")
             else:
                 dbapi.execute("PRAGMA query_only=ON")
 
-        begin = "BEGIN IMMEDIATE" if mode == "write" else "BEGIN"
+        begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
 
         @event.listens_for(engine, "begin")
         def on_begin(connection: Connection) -> None:
@@ -255,21 +263,21 @@ class Server:
             "connection_timeout": settings.connect_timeout_s,
             "time_zone": "+00:00",
         }
-        if mode == "read":
-            connect_args["read_timeout"] = settings.read_timeout_s
-        elif mode == "probe":
+        if mode == "probe":
             connect_args["read_timeout"] = settings.connect_timeout_s
+        elif mode != "schema":
+            connect_args["read_timeout"] = settings.read_timeout_s
         engine = create_engine(
             url.set(drivername=f"{url.drivername}+mysqlconnector"),
             connect_args=connect_args,
-            isolation_level="READ COMMITTED" if mode == "write" else "REPEATABLE READ",
+            isolation_level="READ COMMITTED" if mode in WRITING else "REPEATABLE READ",
             **_pool(mode, size),
         )
 
         @event.listens_for(engine, "connect")
         def on_connect(dbapi: Any, _record: Any) -> None:
             with dbapi.cursor() as cursor:
-                if mode == "write":
+                if mode in WRITING:
                     cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {settings.lock_wait_s}")
                 else:
                     cursor.execute("SET SESSION TRANSACTION READ ONLY")
@@ -328,7 +336,7 @@ def _end(step: Callable[[], None], connection: Connection) -> None:
 
 
 def _pool(mode: Mode, size: int) -> dict[str, Any]:
-    if mode == "probe":
+    if mode in ("probe", "schema"):
         return {"poolclass": NullPool}
     return {
         "poolclass": QueuePool,

@@ -176,7 +176,7 @@ def migrate(
     if dry_run or not pending:
         return pending
     applied = []
-    with server.connect("write") as connection, _lock(connection, server):
+    with server.connect("schema") as connection, _lock(connection, server):
         with connection.begin():
             schema_version.create(connection, checkfirst=True)
         for migration in pending:

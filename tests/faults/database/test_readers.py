@@ -197,3 +197,19 @@ def test_a_writer_that_turned_read_only_is_told_and_left(
         assert connection.scalar(text("SELECT CONNECTION_ID()")) != first
         connection.execute(text("INSERT INTO t VALUES (7)"))
     mine.close()
+
+
+def test_a_writer_that_hangs_is_given_up(databases: Databases, mariadb_pair: Pair) -> None:
+    writer, _ = mariadb_pair
+    with databases.write("global") as connection:
+        connection.execute(text("INSERT INTO t VALUES (1)"))
+    writer.hang()
+    try:
+        start = time.monotonic()
+        with pytest.raises(DatabaseUnreachable), databases.write("global") as connection:
+            connection.execute(text("INSERT INTO t VALUES (2)"))
+        assert time.monotonic() - start < 10
+    finally:
+        writer.resume()
+    with databases.write("global") as connection:
+        connection.execute(text("INSERT INTO t VALUES (3)"))
