@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ MAX_EXAMPLES = 20
 MIN_ACKED = 100
 IDLE_US = 1_000_000
 _BUCKET_US = 10_000
+_EXACT = 100_000
 
 
 @dataclass
@@ -44,6 +46,7 @@ class Result:
     min_acked: int = MIN_ACKED
     newest_survivor_us: int = 0
     _ages: Counter[int] = field(default_factory=Counter)
+    _times: array[int] = field(default_factory=lambda: array("Q"))
     _shown: Counter[str] = field(default_factory=Counter)
 
     def add(self, finding: Finding) -> None:
@@ -51,7 +54,10 @@ class Result:
         self.counts[finding.cls] += 1
         self.survivor(finding.newest_us)
         if finding.fault and finding.seq:
-            self._ages[finding.acked_us // _BUCKET_US] += 1
+            if len(self._times) < _EXACT:
+                self._times.append(finding.acked_us)
+            else:
+                self._ages[finding.acked_us // _BUCKET_US] += 1
         self._shown[finding.cls] += 1
         if self._shown[finding.cls] <= MAX_EXAMPLES:
             self.examples.append(finding)
@@ -65,17 +71,21 @@ class Result:
     def reordered(self) -> int:
         """Blocks at fault whose write was acknowledged before a surviving one was issued.
 
-        Counted by the hundredth of a second, and never too many.
+        After a hundred thousand counted by the hundredth of a second, and never too many.
         """
         last = self.newest_survivor_us // _BUCKET_US
-        return sum(count for bucket, count in self._ages.items() if bucket < last)
+        coarse = sum(count for bucket, count in self._ages.items() if bucket < last)
+        return coarse + sum(acked < self.newest_survivor_us for acked in self._times)
 
     @property
     def histogram(self) -> dict[int, int]:
         """Blocks at fault by whole seconds before the last acknowledgement."""
         ages = Counter[int]()
+        last = self.totals.last_ack_us
+        for acked in self._times:
+            ages[max(0, last - acked) // 1_000_000] += 1
         for bucket, count in self._ages.items():
-            ages[max(0, self.totals.last_ack_us - bucket * _BUCKET_US) // 1_000_000] += count
+            ages[max(0, last - bucket * _BUCKET_US) // 1_000_000] += count
         return dict(sorted(ages.items()))
 
     @property

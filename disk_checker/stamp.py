@@ -37,6 +37,7 @@ import zlib
 from array import array
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 SECTOR = 512
 MAX_BLOCK = 1 << 20
@@ -96,6 +97,19 @@ def read_block(data: bytes) -> list[Sector]:
     return [read_sector(data[at : at + SECTOR]) for at in range(0, len(data), SECTOR)]
 
 
+@lru_cache(maxsize=2)
+def _make_pool(run: int, count: int) -> tuple[memoryview, bytes]:
+    """A run's pool of sectors, and 8 bytes for each with its half of the checksum."""
+    pool = bytearray(hashlib.shake_128(run.to_bytes(8, "little")).digest(count * SECTOR))
+    checks = array("Q")
+    view = memoryview(pool)
+    for ordinal in range(count):
+        at = ordinal * SECTOR
+        _TAIL.pack_into(pool, at + 57 * 8, MAGIC, run, ordinal, 0, 0, 0, 0)
+        checks.append(zlib.crc32(view[at : at + _FIXED]))
+    return memoryview(bytes(pool)), checks.tobytes()
+
+
 class Stamper:
     """Builds and recognises the blocks of one run.
 
@@ -111,18 +125,8 @@ class Stamper:
         self.run = run
         self.block_size = block_size
         self._sectors = sectors = block_size // SECTOR
-        count = _STARTS + sectors
-        pool = bytearray(hashlib.shake_128(run.to_bytes(8, "little")).digest(count * SECTOR))
-        checks = array("Q")
-        view = memoryview(pool)
-        for ordinal in range(count):
-            at = ordinal * SECTOR
-            _TAIL.pack_into(pool, at + 57 * 8, MAGIC, run, ordinal, 0, 0, 0, 0)
-            checks.append(zlib.crc32(view[at : at + _FIXED]))
-        self._pool = memoryview(bytes(pool))
-        self._checks = checks.tobytes()
+        self._pool, self._checks = _make_pool(run, _STARTS + sectors)
         self._ones = int.from_bytes(array("Q", [1]) * sectors, "little")
-        self._unit = array("Q", [0])
         self._scratch = bytearray(block_size)
         self._scratch_words = memoryview(self._scratch).cast("Q")
 

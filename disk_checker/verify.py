@@ -225,7 +225,7 @@ def _check_file(call: Call, path: Path, result: Result, progress: Progress) -> N
         result.remarks.append(
             f"the file has {size:,} bytes; {totals.end_block * plan.block_size:,} were acknowledged"
         )
-    judge = _Judge(result)
+    judge = Judge(result)
     chunk = max(1, _CHUNK // plan.block_size) * plan.block_size
     chunk = -(-chunk // mmap.PAGESIZE) * mmap.PAGESIZE
     while chunk % plan.block_size:  # a block size that is no power of two
@@ -249,7 +249,7 @@ def _check_file(call: Call, path: Path, result: Result, progress: Progress) -> N
         reader.close()
 
 
-class _Judge:
+class Judge:
     """Applies the rules to blocks and counts."""
 
     def __init__(self, result: Result) -> None:
@@ -333,7 +333,7 @@ class _Judge:
 
 
 def _check_folder(call: Call, path: Path, result: Result, progress: Progress) -> None:
-    plan, judge = result.plan, _Judge(result)
+    plan, judge = result.plan, Judge(result)
     for first, states in _States(call, plan.blocks, 4096):
         for index in range(len(states) // 2):
             acked, acked_us = states[2 * index], states[2 * index + 1]
