@@ -13,21 +13,25 @@ pytestmark = [pytest.mark.roles, pytest.mark.xdist_group("roles")]
 SITE = "playbooks/site.yml"
 
 
-def test_a_check_of_a_fresh_box_tells_and_changes_nothing(fresh: Box) -> None:
-    run = fresh.play(SITE, "--check", "--diff")
+def test_a_check_of_a_fresh_box_tells_and_changes_nothing(fresh: Box, tmp_path: Path) -> None:
+    run = fresh.play(SITE, "--check", "--diff", lj_control_dir=str(tmp_path))
     assert run.exit_code == 0, run.output
     assert "runtime : Build wheels of the kit and of everything it depends on" in run.output
     assert "journal : Configure the site" in run.changed_tasks
     assert not fresh.root.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["ansible"]  # modules pass through it
 
 
 def test_every_taken_port_is_named_with_its_variable_and_a_free_one(fresh: Box) -> None:
     with socket.create_server(("127.0.0.1", fresh.ports["journal_port"])):
-        run = fresh.play(SITE, memcached_port=70_000)
+        run = fresh.play(
+            SITE, memcached_port=70_000, memcached_metrics_port=fresh.ports["journal_metrics_port"]
+        )
     assert run.exit_code != 0
     assert f"journal: port {fresh.ports['journal_port']} on 127.0.0.1 is taken by" in run.output
     assert "set journal_port to a free port (one box: make up JOURNAL_PORT=" in run.output
     assert "memcached: port 70000 is none of 1 to 65535" in run.output
+    assert "memcached_metrics_port and journal_metrics_port are both" in run.output
     assert run.count("changed") == 0
     assert not fresh.root.exists()
 

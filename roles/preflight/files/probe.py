@@ -209,9 +209,23 @@ def check_program(path, variable):
     return None
 
 
+def check_distinct(listeners):
+    """Two services can't have the same port."""
+    first = {}
+    for each in listeners:
+        other = first.setdefault((each["address"], each["port"]), each)
+        if other is not each:
+            yield problem(
+                f"{other['variable']} and {each['variable']} are both {each['port']}",
+                f"{each['variable']} to another port",
+            )
+
+
 def main():
     wanted = json.loads(sys.argv[1])
-    found = [check_listener(each, wanted["runtime_dir"]) for each in wanted.get("listeners", ())]
+    listeners = wanted.get("listeners", ())
+    found = [check_listener(each, wanted["runtime_dir"]) for each in listeners]
+    found += check_distinct(listeners)
     found += [check_program(each["path"], each["set"]) for each in wanted.get("programs", ())]
     directories = wanted.get("directories", ())
     bad = [check_directory(each["path"], each["variable"]) for each in directories]
