@@ -14,9 +14,9 @@ move_id) for each user who lives there or lived there.  The states::
 A *writer* opens a transaction on the cluster that its route names and, before
 anything else, reads the user's row with a shared lock.  It goes on only if the row is
 ``active``, has the route's epoch and is not readonly; the lock is held until its commit.
-Otherwise it rolls back and: ``frozen``: waits a little and comes again; another epoch,
-``moved``, ``importing`` or no row: its route is old, it reads it from `global` anew and goes
-there; readonly: `UserReadOnly`.
+Otherwise it rolls back.  Readonly: `UserReadOnly`.  Else (``frozen``: after a little
+wait; another epoch, ``moved``, ``importing`` or no row: at once) it reads its route from
+`global` anew and goes there.
 
 A *mover* changes the row with an exclusive lock (an UPDATE that it commits).  The
 UPDATE to ``frozen`` returns only when every writer before it has committed, and every
@@ -178,10 +178,9 @@ def writing(
                     "know them; nothing was written (was a cluster restored from an old copy?)"
                 )
             waiting.wait(route.userid, f"{home.state} on cluster {route.clusterid}")
-        before = route
-        if verdict is Verdict.STALE_ROUTE:
-            route = reload(route.userid)
-            fresh = (route.clusterid, route.epoch) == (before.clusterid, before.epoch)
+        # Also after a freeze: a mover may have died between the switch and the tombstone.
+        before, route = route, reload(route.userid)
+        fresh = (route.clusterid, route.epoch) == (before.clusterid, before.epoch)
 
 
 def set_home_readonly(connection: Connection, route: User, readonly: bool) -> Verdict:

@@ -109,6 +109,18 @@ def test_a_frozen_user_is_waited_for_and_then_busy(site: TestSite) -> None:
     assert entries(site.databases, bob.clusterid, bob.userid) == {1}
 
 
+def test_a_mover_that_died_between_switch_and_tombstone_holds_nobody(site: TestSite) -> None:
+    make_entry_table(site.databases)
+    users = site.users()
+    bob = users.create("bob", cluster=1)
+    move(site.databases, bob.userid)
+    with site.databases.write("cluster1") as connection:
+        set_home(connection, bob.userid, state="frozen")
+    with users.writing(bob) as connection:  # with the route of before
+        connection.execute(insert(entry).values(userid=bob.userid, entryid=1, body="x"))
+    assert entries(site.databases, 2, bob.userid) == {1}
+
+
 def test_freezing_waits_for_writers_that_are_under_way(site: TestSite) -> None:
     make_entry_table(site.databases)
     users = site.users()
