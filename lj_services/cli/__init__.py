@@ -15,6 +15,7 @@ import click
 import lj_services
 
 GROUPS = {
+    "balance": "Which users should live on which cluster",
     "db": "Schema and state of the databases",
     "disks": "Prove that disks keep what fsync promised",
     "journal": "The sample site",

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from lj_services.daemon import ByteSize, Settings
+from lj_services.usercluster.balance.rules import (
+    BalanceRules,
+    ClusterSettings,
+    ClusterState,
+    SurveyRules,
+)
 
 
 class UserSettings(Settings):
@@ -30,6 +38,30 @@ class UserSettings(Settings):
         description="seconds that the cache keeps a user's cluster; a move keeps the old rows "
         "for longer than this",
     )
+    clusters: dict[int, ClusterSettings] = Field(
+        default_factory=dict,
+        description="cluster number -> its state (up, full, draining, dead) and capacity; "
+        "not listed: up",
+    )
+    balance: BalanceRules = Field(
+        default_factory=BalanceRules, description="when users should move, and which"
+    )
+    survey: SurveyRules = Field(
+        default_factory=SurveyRules, description="how users' sizes are collected"
+    )
+
+    def cluster(self, clusterid: int) -> ClusterSettings:
+        """What the site file says of a cluster."""
+        return self.clusters.get(clusterid) or ClusterSettings()
+
+    def weights(self, clusters: Iterable[int]) -> dict[int, int]:
+        """Each of these clusters' share of new users: none for one that is not up."""
+        return {
+            number: (self.cluster_weights.get(number, 0) if self.cluster_weights else 100)
+            if self.cluster(number).state is ClusterState.UP
+            else 0
+            for number in clusters
+        }
 
     @field_validator("cluster_weights")
     @classmethod

@@ -1,30 +1,23 @@
 """Which cluster takes a new user: a weighted draw, weight times free disk space.
 
-Free space is that of the disk under the data: ``statvfs`` where the server's files are on
-this host (SQLite, a socket, loopback), ``information_schema.DISKS`` where MariaDB has
-that plugin loaded, else unknown.  An unknown one counts as the average of the known
-ones, so that weights alone decide between servers that don't tell.  Figures are kept
-for half a minute; a cluster that can't be reached, or has less than ``min_free``,
-takes no part in the draw.
+Free space is that of the disk under the data (see `disks`), where somebody can tell.  An
+unknown one counts as the average of the known ones, so that weights alone decide between
+servers that don't tell.  Figures are kept for half a minute; a cluster that can't be
+reached, or has less than ``min_free``, takes no part in the draw.
 """
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import time
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
-
-from lj_services.database import DatabaseError, Databases, cluster_role
+from lj_services.database import DatabaseError, Databases
+from lj_services.usercluster.disks import disk_of
 from lj_services.usercluster.errors import NoRoom
 
 MEASURE_EVERY_S = 30.0
-LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
 
 def free_bytes(databases: Databases, clusterid: int) -> int | None:
@@ -33,32 +26,8 @@ def free_bytes(databases: Databases, clusterid: int) -> int | None:
     Raises:
         DatabaseError: the cluster can't be reached.
     """
-    server = databases.writer(cluster_role(clusterid))
-    if server.is_sqlite:
-        with server.connect("read"):
-            return _free(Path(str(server.url.database)).parent)
-    with server.connect("read") as connection:
-        folder = Path(str(connection.scalar(text("SELECT @@datadir"))))
-        local = "unix_socket" in server.url.query or server.url.host in LOCAL_HOSTS
-        if local and (free := _free(folder)) is not None:
-            return free
-        try:
-            rows = connection.execute(
-                text("SELECT Path, Available FROM information_schema.DISKS")
-            ).all()
-        except DBAPIError:
-            return None  # the plugin is not loaded, or this user may not look
-    mounts = {str(path): int(kilobytes) * 1024 for path, kilobytes in rows}
-    above = [path for path in mounts if folder.is_relative_to(path)]
-    return mounts[max(above, key=len)] if above else None
-
-
-def _free(folder: Path) -> int | None:
-    try:
-        disk = os.statvfs(folder)
-    except OSError:
-        return None
-    return disk.f_bavail * disk.f_frsize
+    disk = disk_of(databases, clusterid)
+    return None if disk is None else disk.free
 
 
 class Placement:

@@ -42,12 +42,17 @@ class Users:
         self._cache = cache
         self._settings = settings
         self._routes = Routes(databases, cache, settings.route_ttl_s)
-        if unknown := set(settings.cluster_weights) - set(databases.clusters()):
-            raise ConfigError(
-                f"users.cluster_weights: there is no cluster {min(unknown)}; give it a role "
-                f"database.roles.cluster{min(unknown)}, or take its weight out"
-            )
-        self._placement = Placement(databases, settings.cluster_weights, settings.min_free)
+        known = databases.clusters()
+        for table, named in (
+            ("cluster_weights", settings.cluster_weights),
+            ("clusters", settings.clusters),
+        ):
+            if unknown := set(named) - set(known):
+                raise ConfigError(
+                    f"users.{table}: there is no cluster {min(unknown)}; give it a role "
+                    f"database.roles.cluster{min(unknown)}, or take it out"
+                )
+        self._placement = Placement(databases, settings.weights(known), settings.min_free)
         # Looking up is all that routes do: their methods are part of this front door.
         self.find = self._routes.find
         self.get = self._routes.get

@@ -7,9 +7,10 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from lj_services.usercluster.balance.rules import ClusterState
+from lj_services.usercluster.errors import UserClusterError
 
 
-class BalanceError(Exception):
+class BalanceError(UserClusterError):
     """Base of this package's errors."""
 
 

@@ -102,3 +102,23 @@ class BalanceRules(Settings):
     max_bytes: ByteSize = Field(
         default=0, description="bytes moved by one plan at most, as 50g; 0: any number"
     )
+
+
+class SurveyRules(Settings):
+    """How users' sizes are collected: ``[users.survey]``."""
+
+    max_age_s: int = Field(
+        default=86_400, ge=0, description="seconds for which a user's surveyed size is good"
+    )
+    pace: float = Field(
+        default=0.25,
+        gt=0,
+        le=1,
+        description="share of the time in which the survey may read from a cluster",
+    )
+    batch_users: int = Field(
+        default=500, ge=1, le=10_000, description="users whose sizes are recorded at once"
+    )
+    chunk_rows: int = Field(
+        default=20_000, ge=1, le=1_000_000, description="rows that one query counts at most"
+    )

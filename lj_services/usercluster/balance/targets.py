@@ -109,7 +109,9 @@ def disk(snapshot: Snapshot, rules: BalanceRules, free: NDArray[np.bool_]) -> Di
     load = np.maximum(np.array([c.disk_used for c in clusters], float), ours)
     low = load - per_cluster(snapshot, snapshot.users.size, free)
     total = np.array([c.disk_total for c in clusters], float)
-    weight = np.array([c.weight or 100 for c in clusters], float)
+    weights = [c.weight for c in clusters if c.weight]
+    usual = sum(weights) / len(weights) if weights else 100.0
+    weight = np.array([c.weight or usual for c in clusters], float)
     room = np.maximum(0, rules.receiver_limit * total - load) / rules.overhead
     high = np.minimum(rules.high_water * total, load + room)
     return _dimension(snapshot, total * weight / 100, load, low, high, rules.tolerance)

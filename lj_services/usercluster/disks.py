@@ -1,0 +1,98 @@
+"""How large and how full the disk under a cluster's data is.
+
+``statvfs`` tells where the server's files are on this host (SQLite, a socket,
+loopback), ``information_schema.DISKS`` where MariaDB has that plugin loaded; otherwise
+nobody does.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from lj_services.database import Databases, cluster_role
+
+LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """The disk under a cluster's data.
+
+    Attributes:
+        total: bytes that may be used on it.
+        free: bytes that are left.
+        device: names the disk: clusters with the same one share it.
+    """
+
+    total: int
+    free: int
+    device: str
+
+
+def disk_of(databases: Databases, clusterid: int) -> Disk | None:
+    """The disk under a cluster's data; None if nobody tells.
+
+    Raises:
+        DatabaseError: the cluster can't be reached.
+    """
+    server = databases.writer(cluster_role(clusterid))
+    if server.is_sqlite:
+        with server.connect("read"):
+            return _local(Path(str(server.url.database)).parent)
+    with server.connect("read") as connection:
+        folder = Path(str(connection.scalar(text("SELECT @@datadir"))))
+        here = "unix_socket" in server.url.query or server.url.host in LOCAL_HOSTS
+        if here and (disk := _local(folder)) is not None:
+            return disk
+        try:
+            rows = connection.execute(
+                text("SELECT Path, Total, Available FROM information_schema.DISKS")
+            ).all()
+        except DBAPIError:
+            return None  # the plugin is not loaded, or this user may not look
+    above = [row for row in rows if folder.is_relative_to(str(row.Path))]
+    if not above:
+        return None
+    mount = max(above, key=lambda row: len(str(row.Path)))
+    device = f"{server.url.host}:{server.url.port or 3306}:{mount.Path}"
+    return Disk(int(mount.Total) << 10, int(mount.Available) << 10, device)
+
+
+def data_bytes(databases: Databases, clusterid: int) -> int:
+    """Bytes of a cluster's tables and indexes, as the server estimates them.
+
+    Raises:
+        DatabaseError: the cluster can't be reached.
+    """
+    role = cluster_role(clusterid)
+    with databases.read(role) as connection:
+        if databases.writer(role).is_sqlite:
+            pages = connection.scalar(text("SELECT page_count FROM pragma_page_count"))
+            size = connection.scalar(text("SELECT page_size FROM pragma_page_size"))
+            return int(pages or 0) * int(size or 0)
+        return int(
+            connection.scalar(
+                text(
+                    "SELECT COALESCE(SUM(data_length + index_length), 0) "
+                    "FROM information_schema.TABLES WHERE table_schema = DATABASE()"
+                )
+            )
+            or 0
+        )
+
+
+def _local(folder: Path) -> Disk | None:
+    try:
+        disk = os.statvfs(folder)
+        number = folder.stat().st_dev
+    except OSError:
+        return None
+    reserved = disk.f_bfree - disk.f_bavail
+    total = (disk.f_blocks - reserved) * disk.f_frsize
+    return Disk(total, disk.f_bavail * disk.f_frsize, f"{socket.gethostname()}:{number}")
