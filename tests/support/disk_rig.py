@@ -8,6 +8,7 @@ Killing the NBD server with SIGKILL is the cut: its volatile cache is gone.  Nee
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,6 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from disk_checker.errors import ProtocolError
+from disk_checker.protocol import FrameReader, Kind, decode_done
 from tests.support.liar_disk import LiarDisk, NbdServer
 from tests.support.process import wait_for
 
@@ -79,8 +82,10 @@ class Rig:
             self._server = NbdServer(self.liar, self._socket)
         else:
             self._nbdkit = subprocess.Popen(
-                ["nbdkit", "-f", "-U", self._socket, "--filter=cache", "file", self.image]
-                + [f"cache={mode}", "cache-min-block-size=4096"],
+                [
+                    *("nbdkit", "-f", "-U", self._socket, "--filter=cache", "file", self.image),
+                    *(f"cache={mode}", "cache-min-block-size=4096"),
+                ],
                 env={**os.environ, "TMPDIR": str(self.folder / "volatile")},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -190,6 +195,24 @@ class Checker:
     def create(self, target: Path | str, size: str, *words: str) -> Writing:
         return Writing([str(CHECKER), "create", self.address, str(target), size, *words])
 
+    def acked(self, run: str) -> int:
+        """Acknowledgements of a run that are on the listener's disk by now."""
+        frames, count = FrameReader(), 0
+        with contextlib.suppress(ProtocolError):
+            for frame in frames.feed((self.state / f"{run}.journal").read_bytes()):
+                if frame.kind is Kind.DONE:
+                    count += len(decode_done(frame)) // 2
+        return count
+
+    def wait_acked(self, writing: Writing, count: int) -> None:
+        """Let a run write until so many writes are acknowledged, or it ended."""
+        wait_for(
+            lambda: self.acked(writing.run) >= count or writing.process.poll() is not None,
+            f"{count} acknowledged writes",
+            timeout_s=60,
+            every_s=0.05,
+        )
+
     def verify(self, target: Path | str, *words: str) -> dict[str, Any]:
         """The report as JSON; its exit code is checked to be the process's."""
         done = subprocess.run(
@@ -213,6 +236,9 @@ class Writing:
         )
         assert self.process.stdout is not None
         self.first = self.process.stdout.readline()
+        if not self.first.startswith("disk-checker: run "):
+            self.run = ""  # refused: `finish` has its words
+            return
         self.run = self.first.split()[-1]
 
     def freeze(self) -> None:

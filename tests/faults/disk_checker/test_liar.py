@@ -7,7 +7,6 @@ tests/unit/disk_checker/test_liar.py; with DISK_CHECKER_LONG=1 they are a hundre
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -52,11 +51,11 @@ def test_each_fault_through_the_kernel(
                 device, "64M", "--workload", "append", "--block-size", "4k", "--read-back", "0",
                 *([] if "flush_error" in fault else ["--direct"]),
             )  # fmt: skip
-            time.sleep(0.3)
+            checker.wait_acked(writing, 100)
             liar.faults.least = BLOCK
             for name, value in fault.items():
                 setattr(liar.faults, name, value)  # switched while it runs
-            time.sleep(0.3)
+            checker.wait_acked(writing, checker.acked(writing.run) + 150)
             writing.freeze()
             rig.cut(keep)
             writing.kill()

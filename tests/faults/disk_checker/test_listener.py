@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ def test_kill_9_of_the_listener_stops_the_writer_and_keeps_the_record(tmp_path: 
     target = tmp_path / "target"
     with Checker(tmp_path) as checker:
         writing = checker.create(target, "4M", "--block-size", "4k", "--threads", "3")
-        time.sleep(0.5)
+        checker.wait_acked(writing, 300)
     code, said = writing.finish()
     assert code == 2, said
     assert "listener" in said
@@ -36,8 +35,8 @@ def test_many_clients_at_once(tmp_path: Path) -> None:
             checker.create(tmp_path / f"target{n}", "1M", "--block-size", "4k") for n in range(3)
         ]
         assert len({writing.run for writing in writers}) == 3
-        time.sleep(0.7)
         for writing in writers:
+            checker.wait_acked(writing, 50)
             writing.kill()
             writing.finish()
         for n, writing in enumerate(writers):

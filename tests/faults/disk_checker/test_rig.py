@@ -6,7 +6,6 @@ nbdkit is the witness that the checker does not only agree with our own liar.
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,12 @@ def pull(
     target: Path | str,
     *words: str,
     size: str = "16M",
-    seconds: float = 0.5,
+    acked: int = 200,
     keep: float = 0.0,
 ) -> dict[str, Any]:
     """Write for some time, cut the disk, bring it back, verify."""
     writing = checker.create(target, size, *words)
-    time.sleep(seconds)  # this is the load, not a wait
+    checker.wait_acked(writing, acked)
     writing.freeze()
     rig.cut(keep)
     writing.kill()
@@ -94,7 +93,7 @@ def test_a_cache_that_ignores_flushes_lies(tmp_path: Path, fs: str) -> None:
         (["--direct", "--depth", "8", "--block-size", "4k"], "writethrough"),
         (["--workload", "append", "--sync", "fdatasync"], "writeback"),
         (["--workload", "innodb", "--threads", "4"], "writeback"),
-        (["--block-size", "1M", "--read-back", "5"], "writeback"),
+        (["--block-size", "256k", "--read-back", "5"], "writeback"),
         (["--block-size", "512", "--depth", "4"], "writeback"),
     ],
     ids=lambda value: "-".join(value).replace("--", "") if isinstance(value, list) else value,
@@ -106,7 +105,7 @@ def test_every_way_of_syncing_is_honest_on_an_honest_disk(
         rig.power_on(mode)
         rig.make_fs("ext4")
         target = rig.mount() / "fresh"
-        report = pull(rig, checker, target, *words, size="16M", seconds=0.8)
+        report = pull(rig, checker, target, *words, size="16M", acked=120)
     assert report["faults"] == {}, report
     assert report["verdict"] == "honest", report
 
@@ -127,7 +126,7 @@ def test_renames_survive_on_an_honest_disk_and_not_on_a_liar(tmp_path: Path) -> 
             rig.restart(mode)
             rig.mount()
             report = pull(rig, checker, target, "--workload", "rename", "--block-size", "4k",
-                          size="256k", seconds=0.6)  # fmt: skip
+                          size="256k", acked=120)  # fmt: skip
         assert report["verdict"] == verdict, report
         if mode == "unsafe":
             assert "stale_metadata" in report["faults"], report
@@ -149,7 +148,7 @@ def test_a_file_system_that_no_longer_mounts_is_a_verdict(tmp_path: Path) -> Non
     with Rig(tmp_path, liar=liar) as rig, Checker(tmp_path) as checker:
         target = prepared(rig, checker, "ext4", "writeback")
         writing = checker.create(target, "16M")
-        time.sleep(0.4)
+        checker.wait_acked(writing, 120)
         writing.freeze()
         rig.cut()
         writing.kill()

@@ -1,0 +1,97 @@
+"""`disk-checker run`: whole cycles, with the rig's switch as the power command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.disk_rig import CHECKER, Rig
+
+pytestmark = pytest.mark.faults
+
+
+@contextmanager
+def switchboard(rig: Rig, folder: Path, mode: str) -> Iterator[tuple[str, str]]:
+    """Shell commands that cut the rig's power and give it back."""
+    ended = threading.Event()
+    commands = []
+    for name in ("off", "on"):
+        asked, answered = folder / f"{name}.asked", folder / f"{name}.answered"
+        commands.append(
+            f"touch {asked}; while [ ! -e {answered} ]; do sleep 0.02; done; rm {answered}"
+        )
+
+    def serve() -> None:
+        while not ended.wait(0.02):
+            for name in ("off", "on"):
+                if (folder / f"{name}.asked").exists():
+                    (folder / f"{name}.asked").unlink()
+                    if name == "off":
+                        rig.cut()
+                    else:
+                        rig.restart(mode)
+                        rig.mount()
+                    (folder / f"{name}.answered").touch()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield commands[0], commands[1]
+    finally:
+        ended.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(("mode", "code", "cycles"), [("writeback", 0, 2), ("unsafe", 1, 1)])
+def test_cycles_from_the_desk(tmp_path: Path, mode: str, code: int, cycles: int) -> None:
+    with Rig(tmp_path, 48 << 20) as rig:
+        rig.power_on()
+        rig.make_fs("ext4")
+        # A file that exists before: then what a liar loses are blocks, not the file.
+        target = rig.mount() / "target"
+        target.write_bytes(bytes(4 << 20))
+        rig.unmount()
+        rig.restart(mode)
+        rig.mount()
+        with switchboard(rig, tmp_path, mode) as (off, on):
+            done = subprocess.run(
+                [
+                    *(CHECKER, "run", target, "4M", "--state", tmp_path / "state"),
+                    *("--power-off", off, "--power-on", on, "--cycles", "2"),
+                    *("--write-seconds", "0.8", "--same-boot", "--block-size", "4k", "--json"),
+                ],
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+    assert done.returncode == code, done.stdout + done.stderr
+    outcome = json.loads(done.stdout)
+    assert outcome["cycles"] == cycles, "a liar is caught in the first, and it stops there"
+    if code == 0:
+        assert outcome["headline"].startswith(
+            "2 of 2 cycles clean: loss probability per cut under 3/2 at 95 %"
+        )
+        assert len(list((tmp_path / "state").glob("*.report.json"))) == 2
+    else:
+        assert outcome["reports"][0]["faults"]["lost"]["count"] > 10
+
+
+def test_a_switch_that_fails_is_told(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            *(CHECKER, "run", tmp_path / "target", "1M", "--state", tmp_path / "state"),
+            *("--power-off", "echo no such outlet >&2; exit 7", "--write-seconds", "0.3"),
+            "--same-boot",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "ended with 7: no such outlet" in done.stderr
