@@ -1,0 +1,1 @@
+"""The mover's own row beside a user's fence."""

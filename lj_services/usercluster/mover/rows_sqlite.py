@@ -1,0 +1,283 @@
+"""`rows.Rows` on SQLite: values travel as Python's, sums are a function in the database's process.
+
+SQLite types values, not columns, and Python's module gives each value back exactly as it was,
+so rows are plain tuples.  The sum is an aggregate that SQLite calls with the columns of each
+row: every value is encoded with its type and length, so that NULL, 0, ``'0'`` and ``x'30'``
+all differ.
+
+Locks: a write transaction holds the whole database (`fence`), a reading one sees one moment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from lj_services.usercluster.mover.discovery import Column, Schema, Table, classify
+from lj_services.usercluster.mover.rows import Chunk, Key, Range, Span, Sum
+
+_VARIABLES = 30_000
+"""SQLite takes 32,766 values in one statement."""
+_KEYS_AT_ONCE = 400
+
+
+class SqliteRows:
+    """The rows of one user in an SQLite file."""
+
+    def schema(self, connection: Connection, place: str) -> Schema:
+        """See `Rows`."""
+        found: dict[str, tuple[list[Column], list[str], list[str]]] = {}
+        signature: list[str] = []
+        objects = connection.execute(
+            text(
+                "SELECT type, name, tbl_name FROM sqlite_schema "
+                "WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
+            )
+        ).all()
+        triggers = {tbl for kind, _, tbl in objects if kind == "trigger"}
+        for kind, name, _ in objects:
+            if kind != "table":
+                continue
+            columns, key = [], {}
+            for row in _pragma(connection, "table_xinfo", name):
+                _, column, declared, notnull, default, rank, hidden = row
+                columns.append(Column(column, declared.lower(), declared, generated=hidden > 0))
+                signature.append(
+                    f"{name}.{column} {declared} notnull={notnull} default={default} "
+                    f"key={rank} generated={hidden}"
+                )
+                if rank:
+                    key[rank] = column
+            for _, index, unique, origin, partial in _pragma(connection, "index_list", name):
+                parts = ",".join(str(row[2]) for row in _pragma(connection, "index_info", index))
+                if not index.startswith("sqlite_"):
+                    parts = f"{index} {parts}"
+                signature.append(f"{name} index {parts} unique={unique} {origin} partial={partial}")
+            against = []
+            if _pragma(connection, "foreign_key_list", name):
+                against.append("it has foreign keys, whose cascades nothing shows")
+            if name in triggers:
+                against.append("it has triggers, which would run twice")
+            found[name] = (columns, [key[rank] for rank in sorted(key)], against)
+        moving = classify(
+            place,
+            (
+                (name, [column.name for column in columns], names, against)
+                for name, (columns, names, against) in found.items()
+            ),
+        )
+        tables = []
+        for name in moving:
+            columns, names, _ = found[name]
+            by_name = {column.name: column for column in columns}
+            tables.append(Table(name, tuple(columns), tuple(by_name[n] for n in names[1:])))
+        return Schema("sqlite", tuple(tables), tuple(sorted(signature)))
+
+    def chunk(
+        self,
+        connection: Connection,
+        table: Table,
+        userid: int,
+        span: Span,
+        limit: int | None,
+        *,
+        lock: bool,
+    ) -> Chunk:
+        """See `Rows`."""
+        names = [column.name for column in table.written]
+        key_at = [names.index(column.name) for column in table.key]
+        rows: list[Any] = []
+        for where, values in _where(table, userid, span):
+            query = f"SELECT {_names(names)} FROM {_name(table.name)} WHERE {where}"  # noqa: S608
+            query += _order(table) + (f" LIMIT {limit}" if limit is not None else "")
+            rows += [tuple(row) for row in connection.exec_driver_sql(query, values)]
+        last = tuple(rows[-1][at] for at in key_at) if rows else None
+        return Chunk(rows, last, sum(_weight(row) for row in rows))
+
+    def edge(
+        self, connection: Connection, table: Table, userid: int, after: Key | None, rows: int
+    ) -> Key | None:
+        """See `Rows`."""
+        if not table.key:
+            return None
+        ((where, values),) = _where(table, userid, Range(after))
+        query = (
+            f"SELECT {_names(c.name for c in table.key)} FROM {_name(table.name)} "  # noqa: S608
+            f"WHERE {where}{_order(table)} LIMIT 1 OFFSET {rows - 1}"
+        )
+        row = connection.exec_driver_sql(query, values).first()
+        return None if row is None else tuple(row)
+
+    def put(self, connection: Connection, table: Table, rows: Sequence[Any]) -> None:
+        """See `Rows`."""
+        if not rows:
+            return
+        names = [column.name for column in table.written]
+        many = max(1, _VARIABLES // len(names))
+        one = "(" + ",".join("?" * len(names)) + ")"
+        for start in range(0, len(rows), many):
+            part = rows[start : start + many]
+            query = f"REPLACE INTO {_name(table.name)} ({_names(names)}) VALUES "  # noqa: S608
+            query += ",".join([one] * len(part))
+            connection.exec_driver_sql(query, tuple(value for row in part for value in row))
+
+    def erase(
+        self, connection: Connection, table: Table, userid: int, span: Span, limit: int | None
+    ) -> int:
+        """See `Rows`."""
+        gone = 0
+        for where, values in _where(table, userid, span):
+            query = f"DELETE FROM {_name(table.name)} WHERE {where}"  # noqa: S608
+            if limit is not None:
+                keys = _names(["userid", *(column.name for column in table.key)])
+                query = (
+                    f"DELETE FROM {_name(table.name)} WHERE ({keys}) IN (SELECT {keys} "  # noqa: S608
+                    f"FROM {_name(table.name)} WHERE {where} LIMIT {limit - gone})"
+                )
+            gone += connection.exec_driver_sql(query, values).rowcount
+        return gone
+
+    def sum(
+        self, connection: Connection, table: Table, userid: int, span: Span, *, lock: bool = False
+    ) -> Sum:
+        """See `Rows`."""
+        _teach(connection, len(table.columns))
+        count = first = second = 0
+        for where, values in _where(table, userid, span):
+            told = connection.exec_driver_sql(
+                f"SELECT lj_sum({_names(c.name for c in table.columns)}) "  # noqa: S608
+                f"FROM {_name(table.name)} WHERE {where}",
+                values,
+            ).scalar()
+            rows, one, two = (int(part, 16) for part in str(told or "0 0 0").split())
+            count, first, second = count + rows, first ^ one, second ^ two
+        return Sum(count, first, second)
+
+    def each(
+        self, connection: Connection, table: Table, userid: int, span: Span, *, lock: bool = False
+    ) -> dict[Key, str]:
+        """See `Rows`."""
+        _teach(connection, len(table.columns))
+        columns = [f"lj_digest({_names(c.name for c in table.columns)})"]
+        columns += [_name(column.name) for column in table.key]
+        found: dict[Key, str] = {}
+        for where, values in _where(table, userid, span):
+            rows = connection.exec_driver_sql(
+                f"SELECT {', '.join(columns)} FROM {_name(table.name)} WHERE {where}",  # noqa: S608
+                values,
+            )
+            found.update((tuple(key), digest) for digest, *key in rows)
+        return found
+
+    def count(self, connection: Connection, table: Table, userid: int) -> int:
+        """See `Rows`."""
+        query = f"SELECT COUNT(*) FROM {_name(table.name)} WHERE userid = ?"  # noqa: S608
+        return int(connection.exec_driver_sql(query, (userid,)).scalar() or 0)
+
+    def highest(
+        self, connection: Connection, table: Table, userid: int, column: str, span: Span
+    ) -> int:
+        """See `Rows`."""
+        best = 0
+        for where, values in _where(table, userid, span):
+            query = f"SELECT MAX({_name(column)}) FROM {_name(table.name)} WHERE {where}"  # noqa: S608
+            best = max(best, int(connection.exec_driver_sql(query, values).scalar() or 0))
+        return best
+
+
+def _name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _names(names: Any) -> str:
+    return ", ".join(_name(name) for name in names)
+
+
+def _order(table: Table) -> str:
+    return f" ORDER BY {_names(c.name for c in table.key)}" if table.key else ""
+
+
+def _pragma(connection: Connection, pragma: str, name: str) -> list[Any]:
+    return list(connection.exec_driver_sql(f"SELECT * FROM pragma_{pragma}(?)", (name,)))  # noqa: S608
+
+
+def _where(table: Table, userid: int, span: Span) -> list[tuple[str, tuple[Any, ...]]]:
+    """The conditions of a span and their values; several for many keys."""
+    keys = [column.name for column in table.key]
+    if isinstance(span, Range):
+        where, values = ["userid = ?"], [userid]
+        for bound, sign in ((span.after, ">"), (span.upto, "<=")):
+            if bound is None:
+                continue
+            if not keys:
+                where.append("0" if sign == ">" else "1")
+                continue
+            where.append(f"({_names(keys)}) {sign} ({', '.join('?' * len(keys))})")
+            values += bound
+        return [(" AND ".join(where), tuple(values))]
+    conditions = []
+    for length, same in groupby(sorted(span.prefixes, key=len), key=len):
+        prefixes = list(same)
+        if length == 0:
+            return [("userid = ?", (userid,))]
+        for start in range(0, len(prefixes), _KEYS_AT_ONCE):
+            part = prefixes[start : start + _KEYS_AT_ONCE]
+            one = f"({', '.join('?' * length)})"
+            among = f"({_names(keys[:length])}) IN (VALUES {', '.join([one] * len(part))})"
+            conditions.append(
+                (
+                    f"userid = ? AND {among}",
+                    (userid, *(value for prefix in part for value in prefix)),
+                )
+            )
+    return conditions
+
+
+def _weight(row: tuple[Any, ...]) -> int:
+    return sum(len(value) if isinstance(value, str | bytes) else 8 for value in row)
+
+
+def _encode(values: tuple[Any, ...]) -> bytes:
+    parts = []
+    for value in values:
+        if value is None:
+            parts.append(b"n")
+        elif isinstance(value, int):
+            digits = str(value).encode()
+            parts.append(b"i%d:%b" % (len(digits), digits))
+        elif isinstance(value, float):
+            parts.append(b"f" + struct.pack(">d", value))
+        else:
+            raw, mark = (value.encode(), b"t") if isinstance(value, str) else (value, b"b")
+            parts.append(b"%b%d:%b" % (mark, len(raw), raw))
+    return b"".join(parts)
+
+
+def _digest(*values: Any) -> str:
+    return hashlib.blake2b(_encode(values), digest_size=16).hexdigest()
+
+
+class _SumOfRows:
+    def __init__(self) -> None:
+        self.count = self.first = self.second = 0
+
+    def step(self, *values: Any) -> None:
+        digest = hashlib.blake2b(_encode(values), digest_size=16).digest()
+        self.count += 1
+        self.first ^= int.from_bytes(digest[:8], "big")
+        self.second ^= int.from_bytes(digest[8:], "big")
+
+    def finalize(self) -> str:
+        return f"{self.count:x} {self.first:x} {self.second:x}"
+
+
+def _teach(connection: Connection, columns: int) -> None:
+    """Give the connection the two functions, for rows of so many columns."""
+    driver: Any = connection.connection.dbapi_connection
+    driver.create_function("lj_digest", columns, _digest, deterministic=True)
+    driver.create_aggregate("lj_sum", columns, _SumOfRows)
