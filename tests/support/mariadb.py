@@ -186,16 +186,20 @@ def mariadb_server() -> Iterator[ServerFactory]:
         yield make
 
 
-@pytest.fixture
-def mariadb_pair(mariadb_server: ServerFactory) -> tuple[MariaDB, MariaDB]:
-    """A writer and its replica, GTID replication running."""
-    writer = mariadb_server(1)
-    replica = mariadb_server(2, ("--read-only=1", "--log-slave-updates=1"))
-    writer.query(
-        "CREATE USER repl@'127.0.0.1'", "GRANT REPLICATION SLAVE ON *.* TO repl@'127.0.0.1'"
-    )
-    replicate(writer, replica)
-    return writer, replica
+@pytest.fixture(scope="module")
+def mariadb_pair() -> Iterator[tuple[MariaDB, MariaDB]]:
+    """A writer and its replica, GTID replication running, for the tests of one file.
+
+    A test that breaks something mends it.
+    """
+    with private_servers() as make:
+        writer = make(1)
+        replica = make(2, ("--read-only=1", "--log-slave-updates=1"))
+        writer.query(
+            "CREATE USER repl@'127.0.0.1'", "GRANT REPLICATION SLAVE ON *.* TO repl@'127.0.0.1'"
+        )
+        replicate(writer, replica)
+        yield writer, replica
 
 
 def replicate(writer: MariaDB, replica: MariaDB) -> None:

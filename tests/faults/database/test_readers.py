@@ -30,14 +30,9 @@ def databases(mariadb_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> Iterator[D
     monkeypatch.setattr(readers_module, "DEAD_FIRST_S", 0.5)
     monkeypatch.setattr(readers_module, "DEAD_LONGEST_S", 0.5)
     writer, replica = mariadb_pair
-    writer.query("CREATE DATABASE lj", "CREATE TABLE lj.t (a INTEGER PRIMARY KEY)")
-    wait_for(
-        lambda: (
-            bool(replica.query("SHOW TABLES FROM information_schema LIKE 'TABLES'"))
-            and ("lj",) in replica.query("SHOW DATABASES")
-        ),
-        "the schema to replicate",
-    )
+    writer.query("CREATE OR REPLACE DATABASE lj", "CREATE TABLE lj.t (a INTEGER PRIMARY KEY)")
+    ((seen,),) = writer.query("SELECT @@gtid_binlog_pos")
+    assert replica.query(f"SELECT MASTER_GTID_WAIT('{seen}', 20)") == [(0,)]
     role = {
         "writer": writer.url("lj"),
         "readers": [{"url": replica.url("lj")}],
@@ -181,7 +176,9 @@ def test_a_writer_that_turned_read_only_is_told_and_left(
     databases: Databases, mariadb_pair: Pair
 ) -> None:
     writer, _ = mariadb_pair
-    writer.query("CREATE USER app@localhost", "GRANT SELECT, INSERT ON lj.* TO app@localhost")
+    writer.query(
+        "CREATE OR REPLACE USER app@localhost", "GRANT SELECT, INSERT ON lj.* TO app@localhost"
+    )
     mine = Databases(
         DatabaseSettings.model_validate(
             {"roles": {"global": {"writer": writer.url("lj", user="app")}}}
