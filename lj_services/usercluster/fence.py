@@ -54,7 +54,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from prometheus_client import Counter
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from lj_services.database import Databases, cluster_role
 from lj_services.usercluster.errors import HomeMissing, UserBusy, UserReadOnly
@@ -66,6 +66,14 @@ FENCE_RETRIES = Counter(
 )
 FIRST_WAIT_S = 0.002
 LONGEST_WAIT_S = 0.05
+
+
+# Built once: every write pays for this statement.
+_HOME = select(user_home.c.state, user_home.c.epoch, user_home.c.readonly).where(
+    user_home.c.userid == bindparam("whom")
+)
+_SHARED = _HOME.with_for_update(read=True)
+_EXCLUSIVE = _HOME.with_for_update()
 
 
 class Verdict(Enum):
@@ -105,11 +113,7 @@ def read_home(connection: Connection, userid: int, *, exclusive: bool = False) -
     Returns:
         None if the cluster never knew the user.
     """
-    row = connection.execute(
-        select(user_home.c.state, user_home.c.epoch, user_home.c.readonly)
-        .where(user_home.c.userid == userid)
-        .with_for_update(read=not exclusive)
-    ).first()
+    row = connection.execute(_EXCLUSIVE if exclusive else _SHARED, {"whom": userid}).first()
     return None if row is None else Home(row.state, int(row.epoch), bool(row.readonly))
 
 

@@ -26,9 +26,10 @@ Source: LiveJournal's alloc_user_counter (``usercounter``, the key ``auc:<userid
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Column, Connection, Table, func, select, text
+from sqlalchemy import Column, Connection, Table, TextClause, func, select, text
 
 from lj_services.usercluster.routes import Cache
 from lj_services.usercluster.tables import counter, user, usercounter
@@ -125,17 +126,23 @@ def _advance(
     connection: Connection, table: Table, key: dict[str, int | str], count: int, hint: int
 ) -> int | None:
     """Raise the counter; None if it has no row.  Returns the new highest number."""
+    on_sqlite = connection.dialect.name == "sqlite"
+    values = {**key, "hint": hint, "gap": GAP, "count": count}
+    result = connection.execute(_raise(table.name, tuple(key), on_sqlite), values)
+    if on_sqlite:
+        row = result.first()
+        return None if row is None else int(row[0])
+    return int(result.lastrowid) if result.rowcount else None
+
+
+@cache
+def _raise(table: str, key: tuple[str, ...], on_sqlite: bool) -> TextClause:
     where = " AND ".join(f"{name} = :{name}" for name in key)
     raised = "CASE WHEN max >= :hint THEN max ELSE :hint + :gap END + :count"
-    values = {**key, "hint": hint, "gap": GAP, "count": count}
-    if connection.dialect.name == "sqlite":
-        sql = f"UPDATE {table.name} SET max = {raised} WHERE {where} RETURNING max"  # noqa: S608
-        row = connection.execute(text(sql), values).first()
-        return None if row is None else int(row[0])
+    if on_sqlite:
+        return text(f"UPDATE {table} SET max = {raised} WHERE {where} RETURNING max")  # noqa: S608
     # LAST_INSERT_ID(expression) hands the new value back with the answer to the UPDATE.
-    sql = f"UPDATE {table.name} SET max = LAST_INSERT_ID({raised}) WHERE {where}"  # noqa: S608
-    result = connection.execute(text(sql), values)
-    return int(result.lastrowid) if result.rowcount else None
+    return text(f"UPDATE {table} SET max = LAST_INSERT_ID({raised}) WHERE {where}")  # noqa: S608
 
 
 def _start(

@@ -201,7 +201,7 @@ def test_the_fence_costs_one_primary_key_read(site: TestSite) -> None:
         assert "LOCK IN SHARE MODE" in extra
         with site.databases.read("cluster1") as connection:
             plan = connection.execute(text(f"EXPLAIN {extra.split('LOCK')[0]}".replace(
-                "%(userid_1)s", str(bob.userid)))).mappings().one()  # fmt: skip
+                "%(whom)s", str(bob.userid)))).mappings().one()  # fmt: skip
         assert (plan["type"], plan["key"], int(plan["rows"])) == ("const", "PRIMARY", 1)
 
 
