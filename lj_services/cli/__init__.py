@@ -20,6 +20,8 @@ GROUPS = {
     "disks": "Prove that disks keep what fsync promised",
     "journal": "The sample site",
     "memcached": "Cache servers and their rings",
+    "mover": "The workers who move users between clusters",
+    "moves": "Moves of users between clusters",
     "smoke": "Use the site as two people would, and show where every row lies",
     "users": "Users and the clusters they live on",
 }

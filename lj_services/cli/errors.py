@@ -23,6 +23,7 @@ from lj_services.usercluster import (
     UnknownUser,
     UserClusterError,
 )
+from lj_services.usercluster.mover.errors import Contradiction, UnknownMove
 
 _EXIT_CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (ConfigError, ExitCode.CONFIG),
@@ -37,6 +38,8 @@ _EXIT_CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (NoRoom, ExitCode.REFUSED),
     (NoCluster, ExitCode.UNKNOWN),
     (HomeMissing, ExitCode.FAILED),
+    (UnknownMove, ExitCode.UNKNOWN),
+    (Contradiction, ExitCode.FAILED),
     (UserClusterError, ExitCode.REFUSED),
 )
 """The first that fits decides."""

@@ -22,6 +22,7 @@ from lj_services.database import Databases, DatabaseSettings
 from lj_services.memcached.client import Client
 from lj_services.memcached.client_config import ClientSettings
 from lj_services.usercluster import Users, UserSettings
+from lj_services.usercluster.mover.config import MoverSettings
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,6 +44,9 @@ class SiteSettings(Settings):
 
     database: DatabaseSettings = Field(description="database roles and where they are")
     users: UserSettings = Field(default_factory=UserSettings, description="rules for new users")
+    mover: MoverSettings = Field(
+        default_factory=MoverSettings, description="how users are moved between clusters"
+    )
     memcached: ClientSettings | None = Field(
         default=None, description="the cache servers and their ring; unset: no cache"
     )

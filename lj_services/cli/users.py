@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from rich.console import Console
 
+from lj_services.cli import moving
 from lj_services.cli.errors import told
-from lj_services.cli.output import Output, json_option
+from lj_services.cli.output import CommandError, Output, json_option
 from lj_services.cli.site import Site, pass_site
+from lj_services.daemon import ExitCode
 from lj_services.database import cluster_role
 from lj_services.usercluster import User
+from lj_services.usercluster.mover.plan import look
+from lj_services.usercluster.mover.tables import SWITCHED
 
 
 @click.group()
@@ -66,6 +71,80 @@ def readonly(site: Site, who: str, switch: str, as_json: bool) -> None:
     """
     user = site.users.set_readonly(_look_up(site, who).userid, switch == "on")
     Output(as_json).record(_record(site, user))
+
+
+@command.command()
+@click.argument("who")
+@click.argument("cluster", type=int, required=False)
+@click.option("--back", is_flag=True, help="To where they came from, while that is kept.")
+@click.option("--dry-run", is_flag=True, help="Change nothing, only tell what would be done.")
+@click.option("--wait", is_flag=True, help="Where workers run: wait until one has done it.")
+@click.option("--priority", type=int, default=0, show_default=True, help="Higher goes first.")
+@json_option
+@pass_site
+@told()
+def move(
+    site: Site,
+    who: str,
+    cluster: int | None,
+    back: bool,
+    dry_run: bool,
+    wait: bool,
+    priority: int,
+    as_json: bool,
+) -> None:
+    """Move the user WHO to CLUSTER while they read and write.
+
+    With workers (lj mover worker) the move is queued for them; without any it is done here.
+    The old rows are kept for mover.grace_s seconds, in which --back is possible.
+    """
+    out = Output(as_json)
+    user = _look_up(site, who)
+    worker = moving.make_worker(site)
+    undone = None
+    if back:
+        undone = next(iter(worker.moves.list(userid=user.userid, states=(SWITCHED,))), None)
+        if undone is None or undone.dst != user.clusterid:
+            raise CommandError(
+                f"{user.name} has no earlier home that is still kept", ExitCode.REFUSED
+            )
+        if cluster is not None and cluster != undone.src:
+            raise CommandError(
+                f"{user.name} came from cluster {undone.src}, not {cluster}", ExitCode.USAGE
+            )
+        cluster = undone.src
+    if cluster is None:
+        raise click.UsageError("say to which CLUSTER, or --back")
+    worker.moves.check(user, cluster)
+    plan = look(site.databases, site.settings.mover, user.userid, user.clusterid, cluster)
+    if dry_run:
+        out.record(
+            {
+                "userid": user.userid,
+                "from": user.clusterid,
+                "to": cluster,
+                "rows": sum(plan.rows.values()),
+                "bytes": plan.bytes,
+                "free": plan.free,
+                "follows": plan.why_no_feed or "the binary log",
+                "tables": ", ".join(f"{name} {rows}" for name, rows in plan.rows.items()),
+            }
+        )
+        return
+    asked = worker.moves.enqueue(
+        user.userid, cluster, priority=priority, back_of=undone.move_id if undone else None
+    )
+    others = worker.others()
+    shown = moving.progress_on(Console(stderr=True)) if not as_json else None
+    if not others:
+        done = moving.run_here(worker, asked, shown)
+    elif wait:
+        done = moving.follow(worker, asked, shown)
+    else:
+        out.record(moving.record(asked))
+        return
+    moving.refuse_unsettled(done)
+    out.record(moving.record(done))
 
 
 def _look_up(site: Site, who: str) -> User:

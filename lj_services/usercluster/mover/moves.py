@@ -36,6 +36,7 @@ from lj_services.usercluster.mover.tables import (
     user_move,
     user_move_event,
 )
+from lj_services.usercluster.routes import User
 from lj_services.usercluster.tables import LIVE, user
 
 LONGEST_ERROR = 1000
@@ -85,9 +86,7 @@ class Moves:
             UnknownUser, NoCluster, SameCluster, AlreadyMoving: as their names say.
             MoveRefused: `back_of` is not, or no longer, a move that can be undone.
         """
-        if dst not in self._databases.clusters():
-            known = ", ".join(map(str, self._databases.clusters())) or "none"
-            raise NoCluster(f"there is no cluster {dst}; there are: {known}")
+        self._known(dst)
         try:
             with self._databases.write("global") as connection:
                 home = connection.execute(
@@ -124,10 +123,30 @@ class Moves:
                 move_id = int(made[0])
                 self._note(connection, move_id, QUEUED, f"cluster {home.clusterid} to {dst}")
         except IntegrityError:
-            other = next(iter(self.list(userid=userid, active=True)), None)
-            which = f" by move {other.move_id}, {other.state}" if other else ""
-            raise AlreadyMoving(f"userid {userid} is being moved already{which}") from None
+            raise self._already(userid) from None
         return self.get(move_id)
+
+    def check(self, whom: User, dst: int) -> None:
+        """Refuse what `enqueue` would; changes nothing.
+
+        Raises:
+            NoCluster, SameCluster, AlreadyMoving: as their names say.
+        """
+        self._known(dst)
+        if whom.clusterid == dst:
+            raise SameCluster(f"{whom.name} lives on cluster {dst} already")
+        if self.list(userid=whom.userid, states=BEFORE_COMMIT):
+            raise self._already(whom.userid)
+
+    def _known(self, dst: int) -> None:
+        if dst not in self._databases.clusters():
+            known = ", ".join(map(str, self._databases.clusters())) or "none"
+            raise NoCluster(f"there is no cluster {dst}; there are: {known}")
+
+    def _already(self, userid: int) -> AlreadyMoving:
+        other = next(iter(self.list(userid=userid, states=BEFORE_COMMIT)), None)
+        which = f" by move {other.move_id}, {other.state}" if other else ""
+        return AlreadyMoving(f"userid {userid} is being moved already{which}")
 
     def _roll_back(self, connection: Connection, move_id: int) -> None:
         changed = connection.execute(
