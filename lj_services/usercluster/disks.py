@@ -64,27 +64,40 @@ def disk_of(databases: Databases, clusterid: int) -> Disk | None:
     return Disk(int(mount.Total) << 10, int(mount.Available) << 10, device)
 
 
-def data_bytes(databases: Databases, clusterid: int) -> int:
-    """Bytes of a cluster's tables and indexes, as the server estimates them.
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A cluster's tables and indexes, as the server estimates them.
+
+    Attributes:
+        size: bytes that they take.
+        reusable: bytes that deleted rows left free in their files: they are not given back to
+            the file system, but what comes next goes there.
+    """
+
+    size: int
+    reusable: int
+
+
+def data_of(databases: Databases, clusterid: int) -> Data:
+    """How much data a cluster has.
 
     Raises:
         DatabaseError: the cluster can't be reached.
     """
     role = cluster_role(clusterid)
-    with databases.read(role) as connection:
-        if databases.writer(role).is_sqlite:
-            pages = connection.scalar(text("SELECT page_count FROM pragma_page_count"))
-            size = connection.scalar(text("SELECT page_size FROM pragma_page_size"))
-            return int(pages or 0) * int(size or 0)
-        return int(
-            connection.scalar(
-                text(
-                    "SELECT COALESCE(SUM(data_length + index_length), 0) "
-                    "FROM information_schema.TABLES WHERE table_schema = DATABASE()"
-                )
-            )
-            or 0
+    if databases.writer(role).is_sqlite:
+        figures = (
+            "SELECT (page_count - freelist_count) * page_size, freelist_count * page_size "
+            "FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
         )
+    else:
+        figures = (
+            "SELECT COALESCE(SUM(data_length + index_length), 0), COALESCE(SUM(data_free), 0) "
+            "FROM information_schema.TABLES WHERE table_schema = DATABASE()"
+        )
+    with databases.read(role) as connection:
+        size, reusable = connection.execute(text(figures)).one()
+    return Data(int(size), int(reusable))
 
 
 def _local(folder: Path) -> Disk | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, inspect, select
 
 from lj_services.database import Databases
 from lj_services.usercluster.balance.plan import BalanceError
@@ -24,6 +24,7 @@ from lj_services.usercluster.balance.snapshot import (
 )
 from lj_services.usercluster.balance.store import balance_cluster, balance_pin, balance_user
 from lj_services.usercluster.config import UserSettings
+from lj_services.usercluster.mover.tables import AFTER_COMMIT, user_move
 from lj_services.usercluster.tables import LIVE, user
 
 PAGE = 50_000
@@ -37,7 +38,6 @@ def load_snapshot(
     databases: Databases,
     settings: UserSettings,
     *,
-    moving: Collection[int] = (),
     now: float | None = None,
 ) -> Snapshot:
     """Read what the planner needs.
@@ -45,7 +45,6 @@ def load_snapshot(
     Args:
         databases: has ``global`` and the clusters.
         settings: the ``[users]`` table of the site file.
-        moving: users who are being moved just now.
         now: seconds since 1970; None: the clock's.
 
     Raises:
@@ -56,6 +55,7 @@ def load_snapshot(
     index = {number: i for i, number in enumerate(numbers)}
     moment = time.time() if now is None else now
     with databases.read("global") as connection:
+        moves = _moves(connection, moment - settings.balance.cooldown_s)
         pinned = set(connection.scalars(select(balance_pin.c.userid)))
         homes = {
             int(clusterid): int(count)
@@ -73,14 +73,16 @@ def load_snapshot(
                 min(row.row_count, 2**32 - 1),
                 row.write_rate,
                 PINNED * (row.userid in pinned)
-                | MOVING * (row.userid in moving)
-                | RECENT * _recent(row, moment - settings.balance.cooldown_s),
+                | MOVING * (row.userid in moves.under_way)
+                | RECENT * (row.userid in moves.recent or row.clusterid != row.surveyed_on),
             )
             for row in _surveyed(connection)
             if row.clusterid in index
         )
         stored = np.bincount(users.cluster, weights=users.size, minlength=len(numbers))
-        clusters = _clusters(connection, settings, numbers, stored.astype(np.int64).tolist())
+        clusters = _clusters(
+            connection, settings, numbers, stored.astype(np.int64).tolist(), moves.left_behind
+        )
     known = np.bincount(users.cluster, minlength=len(numbers)).tolist()
     return Snapshot(
         tuple(
@@ -91,9 +93,41 @@ def load_snapshot(
     )
 
 
-def _recent(row: Any, since: float) -> bool:
-    """Moved within the cool-down, or not yet surveyed at the new place."""
-    return row.clusterid != row.surveyed_on or (row.moved_at is not None and row.moved_at > since)
+@dataclass(frozen=True, slots=True)
+class _Moves:
+    """What the mover's table says.
+
+    Attributes:
+        under_way: users whose move has not come to its commit point.
+        recent: users who have moved within the cool-down.
+        left_behind: cluster -> bytes of users who have moved away and whose rows are still
+            kept there, for a grace time.
+    """
+
+    under_way: set[int]
+    recent: set[int]
+    left_behind: dict[int, int]
+
+
+def _moves(connection: Connection, since: float) -> _Moves:
+    recent = set(
+        connection.scalars(select(balance_user.c.userid).where(balance_user.c.moved_at > since))
+    )
+    if not inspect(connection).has_table(user_move.name):
+        return _Moves(set(), recent, {})  # a site without a mover
+    recent.update(
+        connection.scalars(select(user_move.c.userid).where(user_move.c.switched_at > since * 1000))
+    )
+    under_way = connection.scalars(
+        select(user_move.c.active_userid).where(user_move.c.active_userid.is_not(None))
+    )
+    left_behind = connection.execute(
+        select(user_move.c.src, func.sum(balance_user.c.bytes))
+        .join(balance_user, balance_user.c.userid == user_move.c.userid)
+        .where(user_move.c.state.in_(AFTER_COMMIT))
+        .group_by(user_move.c.src)
+    )
+    return _Moves(set(under_way), recent, {src: int(size) for src, size in left_behind})
 
 
 def _surveyed(connection: Connection) -> Iterator[Any]:
@@ -107,7 +141,6 @@ def _surveyed(connection: Connection) -> Iterator[Any]:
             balance_user.c.bytes,
             balance_user.c.row_count,
             balance_user.c.write_rate,
-            balance_user.c.moved_at,
         )
         .join(balance_user, balance_user.c.userid == user.c.userid)
         .where(user.c.state == LIVE)
@@ -120,7 +153,11 @@ def _surveyed(connection: Connection) -> Iterator[Any]:
 
 
 def _clusters(
-    connection: Connection, settings: UserSettings, numbers: list[int], surveyed: list[int]
+    connection: Connection,
+    settings: UserSettings,
+    numbers: list[int],
+    surveyed: list[int],
+    left_behind: Mapping[int, int],
 ) -> list[ClusterFigures]:
     measured = {row.clusterid: row for row in connection.execute(select(balance_cluster))}
     sharing = Counter(row.device for row in measured.values() if row.device)
@@ -148,7 +185,8 @@ def _clusters(
             ClusterFigures(
                 clusterid=number,
                 disk_total=max(1, total),
-                disk_used=used,
+                # What has moved away goes when its grace time is over: it calls for no more moves.
+                disk_used=max(0, used - left_behind.get(number, 0)),
                 state=said.state,
                 weight=weight,
                 busy=row.busy if row else None,

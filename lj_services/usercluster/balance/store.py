@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 
 from lj_services.database import Component, Databases
-from lj_services.usercluster.disks import Disk
+from lj_services.usercluster.disks import Data, Disk
 from lj_services.usercluster.tables import LIVE, user
 
 COMPONENT = Component("balance", "lj_services.usercluster.balance")
@@ -63,7 +63,7 @@ balance_cluster = Table(
     Column("write_rate", Double),
     Column("busy_at", BigInteger),
 )
-"""A cluster's data and disk; unknown ones are NULL."""
+"""A cluster's data and disk; what is not known is NULL."""
 
 balance_pin = Table(
     "balance_pin",
@@ -160,14 +160,17 @@ def record_write_rates(databases: Databases, rates: Mapping[int, float]) -> None
             connection.execute(change, values[start : start + _AT_ONCE])
 
 
-def record_disk(databases: Databases, clusterid: int, data: int, disk: Disk | None) -> None:
-    """Record a cluster's data and, if somebody could tell, its disk."""
+def record_disk(databases: Databases, clusterid: int, data: Data, disk: Disk | None) -> None:
+    """Record a cluster's data and, if somebody could tell, its disk.
+
+    What deleted rows left in the data's files counts as free.
+    """
     _record_cluster(
         databases,
         clusterid,
-        data_bytes=data,
+        data_bytes=data.size,
         disk_total=disk.total if disk else None,
-        disk_free=disk.free if disk else None,
+        disk_free=disk.free + data.reusable if disk else None,
         device=disk.device[:200] if disk else None,
         measured_at=int(time.time()),
     )

@@ -23,7 +23,7 @@ from lj_services.database import Databases, cluster_role
 from lj_services.usercluster.balance.rules import SurveyRules
 from lj_services.usercluster.balance.store import balance_user, record_disk, record_sizes
 from lj_services.usercluster.balance.tables import CountedTable, Key, counted_tables
-from lj_services.usercluster.disks import data_bytes, disk_of
+from lj_services.usercluster.disks import data_of, disk_of
 from lj_services.usercluster.tables import LIVE, user
 
 
@@ -82,9 +82,7 @@ def survey(
     role = cluster_role(clusterid)
     with databases.read(role) as connection:
         tables = counted_tables(connection)
-    record_disk(
-        databases, clusterid, data_bytes(databases, clusterid), disk_of(databases, clusterid)
-    )
+    record_disk(databases, clusterid, data_of(databases, clusterid), disk_of(databases, clusterid))
     done = Surveyed(clusterid, tuple(counted.name for counted in tables))
     counting = _Counting(databases, role, rules, sleep)
     last = 0
