@@ -46,6 +46,7 @@ from lj_services.database.errors import (
     DatabaseBusy,
     DatabaseError,
     DatabaseUnreachable,
+    DiskFull,
     PoolExhausted,
     ReadOnlyConnection,
     SchemaTooOld,
@@ -70,6 +71,7 @@ LOCKED = {1205, 1213, 3572}
 SERVER_READ_ONLY = {1290, 1836}
 READING_SESSION = 1792
 NO_SUCH_TABLE = 1146
+NO_ROOM = {1021, 1114}
 REFUSED = {
     1044: "the user may not use this database: check the grants",
     1045: "wrong user or password: check the URL's user and password_file",
@@ -205,6 +207,8 @@ class Server:
             )
         if number in SERVER_READ_ONLY:
             return WriterReadOnly(f"{self} takes no writes now: {message}")
+        if number in NO_ROOM or "database or disk is full" in message:
+            return DiskFull(f"{self} has no room: {message}; free some disk space there")
         if number in REFUSED:
             return DatabaseUnreachable(f"{self}: {REFUSED[number]} ({message})")
         if number == NO_SUCH_TABLE or "no such table" in message:

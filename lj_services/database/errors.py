@@ -31,6 +31,10 @@ class DatabaseBusy(DatabaseError):
     rolled back and may be run again from its start."""
 
 
+class DiskFull(DatabaseError):
+    """The server has no room for the write: it is rolled back, reads go on."""
+
+
 class WriterReadOnly(DatabaseError):
     """The role's writer takes no writes, as after a failover; a new attempt connects anew."""
 

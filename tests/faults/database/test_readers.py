@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from lj_services.database import (
+    CommitUnknown,
     Databases,
     DatabaseSettings,
     DatabaseUnreachable,
@@ -210,3 +211,20 @@ def test_a_writer_that_hangs_is_given_up(databases: Databases, mariadb_pair: Pai
         writer.resume()
     with databases.write("global") as connection:
         connection.execute(text("INSERT INTO t VALUES (3)"))
+
+
+def test_a_commit_without_an_answer_is_told_as_unknown(
+    databases: Databases, mariadb_pair: Pair
+) -> None:
+    writer, _ = mariadb_pair
+    try:
+        with (  # noqa: PT012
+            pytest.raises(CommitUnknown),
+            databases.write("global") as connection,
+        ):
+            connection.execute(text("INSERT INTO t VALUES (1)"))
+            writer.hang()
+    finally:
+        writer.resume()
+    with databases.read("global", definitive=True) as connection:
+        assert connection.scalar(text("SELECT COUNT(*) FROM t")) in (0, 1)

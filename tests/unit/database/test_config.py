@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from lj_services.daemon import ConfigError, load_settings
-from lj_services.database import Databases, DatabaseSettings, DatabaseUnreachable, UnknownRole
+from lj_services.database import (
+    Databases,
+    DatabaseSettings,
+    DatabaseUnreachable,
+    DiskFull,
+    UnknownRole,
+)
 from lj_services.database.config import read_password
 from lj_services.database.engines import server_label
 
@@ -127,4 +133,18 @@ def test_sqlite_files_are_durable_and_shared(tmp_path: Path) -> None:
         }
     assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1,
                      "busy_timeout": 10_000}  # fmt: skip
+    databases.close()
+
+
+def test_a_full_disk_says_so_and_the_rest_goes_on(tmp_path: Path) -> None:
+    databases = Databases(load(tmp_path, f'[roles.global]\nwriter = "sqlite:///{tmp_path}/g.db"'))
+    with databases.write("global") as connection:
+        connection.exec_driver_sql("CREATE TABLE t (a BLOB)")
+        connection.exec_driver_sql("PRAGMA max_page_count = 3")
+    with pytest.raises(DiskFull, match="free some"), databases.write("global") as connection:
+        connection.exec_driver_sql("INSERT INTO t VALUES (zeroblob(1000000))")
+    with databases.write("global") as connection:
+        connection.exec_driver_sql("INSERT INTO t VALUES ('x')")
+    with databases.read("global") as connection:
+        assert connection.exec_driver_sql("SELECT COUNT(*) FROM t").scalar() == 1
     databases.close()
