@@ -36,7 +36,10 @@ def print_clusters(out: Output, snapshot: Snapshot) -> None:
         }
         if not out.as_json:
             row["used"] = _share(figures.disk_used / figures.disk_total)
-            row["disk"], row["of users"] = _size(figures.disk_total), _size(int(users.size[here].sum()))
+            row["disk"], row["of users"] = (
+                _size(figures.disk_total),
+                _size(int(users.size[here].sum())),
+            )
             row["busy"] = _share(figures.busy)
         rows.append(row)
     out.table(list(rows[0]) if rows else ["cluster"], rows)
