@@ -195,11 +195,11 @@ def write_page(sections: dict[str, str], page: Path = PAGE) -> None:
     merged = {**kept, **sections}
     introduction = (
         "# Benchmarks\n\n"
-        "Ours beside the real peers: both on the same machine, started in the same run, under\n"
-        'the same load, in turns.  Figures are medians (with the range) of the runs; "ours ÷ peer"\n'
-        "says how many times as good as the peer ours is.  CPU is the server's share of one core:\n"
-        "near 100 % means that the server, and not the load generator or a busy machine, set the\n"
-        'pace.  "Per CPU second" compares what each did with a second of CPU time.\n\n'
+        "Ours beside the real peers: both on the same machine, started in the same run, under the\n"
+        "same load, in turns.  Figures are medians (with the range) of the runs; the ratio says\n"
+        "how many times as good as the peer ours is.  CPU is the server's share of one core: near\n"
+        "100 % means that the server, and not the load generator or a busy machine, set the pace.\n"
+        "The last column is the ratio of what each did with a second of CPU time.\n\n"
         f"The machine of the newest section: {machine()}.\n\n"
         "Repeat: `make bench`, or one module with `python -m bench MODULE`; `--quick` for a\n"
         "first impression."

@@ -163,26 +163,44 @@ class Engine:
 
     # -- handlers -----------------------------------------------------------------
 
+    def get(self, keys: list[bytes], out: Replies) -> None:
+        """Do a plain get; the server calls it directly for the requests that are nothing else."""
+        counters = self.counters
+        counters.cmd_get += len(keys)
+        counters.get_hits += self.items.collect(keys, out)
+        out.append(replies.END)
+
     def _get(self, request: Get, out: Replies) -> None:
         keys, with_cas = request
-        found = self.items.fetch(keys)
+        if not with_cas:
+            self.get(keys, out)
+            return
         self.counters.cmd_get += len(keys)
-        self.counters.get_hits += len(found)
-        for item in found:
-            out.append(item.block_with_cas if with_cas else item.block)
+        self.counters.get_hits += self._collect_with_cas(keys, out)
         out.append(replies.END)
+
+    def _collect_with_cas(self, keys: list[bytes], out: Replies) -> int:
+        before = len(out)
+        for key in keys:
+            if (item := self.items.find(key)) is not None:
+                self.items.bump(item)
+                out.append(item.block_with_cas)
+        return len(out) - before
 
     def _get_and_touch(self, request: GetAndTouch, out: Replies) -> None:
         moment = self.moment(request.exptime)
-        found = self.items.fetch(request.keys)
-        for item in found:
-            out.append(item.block_with_cas if request.with_cas else item.block)
-            self.items.expire_at(item, moment)
+        found = 0
+        for key in request.keys:
+            if (item := self.items.find(key)) is not None:
+                self.items.bump(item)
+                out.append(item.block_with_cas if request.with_cas else item.block)
+                self.items.expire_at(item, moment)
+                found += 1
         out.append(replies.END)
         self.counters.cmd_touch += len(request.keys)
-        self.counters.touch_hits += len(found)
-        self.counters.get_hits += len(found)
+        self.counters.touch_hits += found
         self.counters.cmd_get += len(request.keys)
+        self.counters.get_hits += found
 
     def _store(self, request: Store, out: Replies) -> None:
         mode, key, flags, exptime, value, cas, noreply = request

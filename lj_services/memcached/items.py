@@ -63,12 +63,12 @@ class Item:
 
     __slots__ = ("block", "cas", "expires_at", "key", "state", "stored", "used")
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, block: bytes, cas: int, now: float) -> None:
         self.key = key
-        self.block = b""
+        self.block = block
+        self.cas = cas
         self.expires_at = NEVER
-        self.cas = 0
-        self.stored = 0.0
+        self.stored = now
         self.used = 0.0  # 0: not fetched since it was stored
         self.state = 0
 
@@ -91,7 +91,7 @@ class Item:
 
 _MALLOC_ROUNDING: Final = 15
 OVERHEAD: Final = (
-    sys.getsizeof(Item(b""))
+    sys.getsizeof(Item(b"", b"", 0, 0.0))
     + 2 * (sys.getsizeof(b"") + _MALLOC_ROUNDING)  # key and block
     + sys.getsizeof(2**62)  # cas
     + DICTIONARY_SLOT
@@ -152,23 +152,29 @@ class Items:
         item.used = self.now
         self._items.move_to_end(item.key)
 
-    def fetch(self, keys: Sequence[bytes]) -> list[Item]:
-        """The live items under `keys`, noted as fetched; missing ones are left out."""
+    def collect(self, keys: Sequence[bytes], blocks: list[bytes]) -> int:
+        """Fetch many: append the blocks of the live items under `keys` to `blocks`.
+
+        Returns:
+            How many there were; missing ones are left out.
+        """
         now = self.now
         lookup = self._items.get
         move_to_end = self._items.move_to_end
-        found = []
+        append = blocks.append
+        found = 0
         for key in keys:
             item = lookup(key)
             if item is None:
                 continue
-            if item.expires_at <= now:
+            if item.expires_at > now:
+                item.used = now
+                move_to_end(key)
+                append(item.block)
+                found += 1
+            else:
                 self.hits_expired += 1
                 self._expire(item)
-                continue
-            item.used = now
-            move_to_end(key)
-            found.append(item)
         return found
 
     def oldest(self) -> Item | None:
@@ -179,26 +185,30 @@ class Items:
 
     def put(self, key: bytes, flags: int, value: bytes, expires_at: float = NEVER) -> Item:
         """Store a value, whatever was there before."""
+        block = b"VALUE %b %d %d\r\n%b\r\n" % (key, flags, len(value), value)
+        self.last_cas = cas = self.last_cas + 1
+        self.total_stored += 1
         item = self._items.get(key)
         if item is None:
-            item = self._items[key] = Item(key)
-            before = 0
+            item = self._items[key] = Item(key, block, cas, self.now)
+            change = OVERHEAD + len(key) + len(block)
         else:
-            before = cost(item)
+            change = len(block) - len(item.block)
             if item.expires_at != NEVER:
-                self._wheel.discard(item)
-            self._items.move_to_end(key)
+                change -= self._unschedule(item)
+            item.block = block
+            item.cas = cas
+            item.stored = self.now
             item.used = 0.0
             item.state = 0
-        item.block = b"VALUE %b %d %d\r\n%b\r\n" % (key, flags, len(value), value)
-        item.expires_at = expires_at
-        item.stored = self.now
+            self._items.move_to_end(key)
         if expires_at != NEVER:
+            item.expires_at = expires_at
             self._wheel.add(item)
-        self.last_cas += 1
-        item.cas = self.last_cas
-        self.total_stored += 1
-        self._grow(cost(item) - before)
+            change += EXPIRY_OVERHEAD
+        self.used += change
+        if self.used > self.limit:
+            self._make_room(2 * change)
         return item
 
     def renew(self, item: Item) -> None:
@@ -208,13 +218,12 @@ class Items:
 
     def expire_at(self, item: Item, expires_at: float) -> None:
         """Let `item` live until `expires_at`."""
-        before = cost(item)
         if item.expires_at != NEVER:
-            self._wheel.discard(item)
-        item.expires_at = expires_at
+            self.used -= self._unschedule(item)
         if expires_at != NEVER:
+            item.expires_at = expires_at
             self._wheel.add(item)
-        self._grow(cost(item) - before)
+            self._grow(EXPIRY_OVERHEAD)
 
     def remove(self, item: Item) -> None:
         """Forget a live item."""
@@ -300,6 +309,12 @@ class Items:
         self.remove(item)
 
     def _free(self, item: Item) -> None:
-        if item.expires_at != NEVER:
-            self._wheel.discard(item)
         self.used -= cost(item)
+        if item.expires_at != NEVER:
+            self._unschedule(item)
+
+    def _unschedule(self, item: Item) -> int:
+        """Let `item` live for ever; gives the bytes that its expiry took."""
+        self._wheel.discard(item)
+        item.expires_at = NEVER
+        return EXPIRY_OVERHEAD

@@ -163,8 +163,11 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_closing",
         "_counters",
+        "_get",
         "_handlers",
         "_held",
+        "_items",
+        "_last",
         "_number",
         "_parser",
         "_service",
@@ -176,15 +179,18 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, service: MemcachedService) -> None:
         self._service = service
+        self._get = service.engine.get
         self._handlers = service.engine.handlers
         self._counters = service.counters
+        self._items = service.items
         self._parser = RequestParser(service.settings.max_item_size)
         self._transport: Any = None
         self._number = 0
         self._held = 0  # bytes of unfinished requests that the items were charged for
         self._waiting: deque[bytes] = deque()  # replies that the transport has no room for
         self._writable = True
-        self._closing = False
+        self._last = False  # whether nothing is read any more
+        self._closing = False  # whether nothing is done any more
         self.last_input = service.items.now
 
     @property
@@ -220,14 +226,19 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Carry out what is complete."""
-        self.last_input = self._service.items.now
+        self.last_input = self._items.now
         self._counters.bytes_read += len(data)
         if self._closing:
             return
         parser = self._parser
+        if self._writable and (keys := parser.lone_get(data)) is not None:
+            out: list[bytes] = []
+            self._get(keys, out)
+            self._send(out)
+            return
         parser.feed(data)
         self._work()
-        if parser.held != self._held:
+        if not parser.idle or self._held:
             self._charge()
 
     def pause_writing(self) -> None:
@@ -242,7 +253,11 @@ class Connection(asyncio.Protocol):
             self._send_waiting()
         if self._writable and not self._closing:
             self._work()
-        if self._writable and not self._closing:
+        if not self._writable or self._closing:
+            return
+        if self._last:
+            self._end()
+        else:
             self._transport.resume_reading()
 
     def eof_received(self) -> bool:
@@ -266,7 +281,7 @@ class Connection(asyncio.Protocol):
             if out:
                 self._send(out)
             if close:
-                self.finish()
+                self._end()
                 return
             if request is None:
                 return
@@ -296,20 +311,29 @@ class Connection(asyncio.Protocol):
 
     def _charge(self) -> None:
         """Have the memory of unfinished requests counted, or let go of them."""
-        if self._service.may_hold(self._parser.held - self._held):
-            self._held = self._parser.held
+        held = self._parser.held
+        if held == self._held:
+            return
+        if self._service.may_hold(held - self._held):
+            self._held = held
             return
         refusal = self._parser.give_up_held()
         self._service.may_hold(-self._held)
         self._held = 0
         self._send([refusal.reply])
         if refusal.close:
-            self.finish()
+            self._end()
 
     def finish(self) -> None:
-        """Close, as soon as the client has its replies."""
+        """Close when what has been received is done and the client has its replies."""
+        self._last = True
+        if self._writable and not self._closing:
+            self._end()
+
+    def _end(self) -> None:
+        """Do nothing more; close when the client has its replies."""
         self._closing = True
-        if not self._waiting and self._transport is not None:
+        if not self._waiting:
             self._transport.close()
 
     def close(self) -> None:

@@ -9,15 +9,15 @@ _MOST_DIGITS = 20  # 2**64 has no more; longer ones are not worth reading
 
 def unsigned(token: bytes, most: int = UINT64_MAX) -> int | None:
     """The number 0..`most` that `token` spells, or None."""
-    if not token.isdigit() or len(token) > _MOST_DIGITS:
-        return None
-    value = int(token)
-    return value if value <= most else None
+    if token.isdigit() and len(token) <= _MOST_DIGITS and (value := int(token)) <= most:
+        return value
+    return None
 
 
 def signed(token: bytes) -> int | None:
     """The number that `token` spells, which may be negative, or None."""
-    if token.startswith(b"-"):
+    value = unsigned(token)
+    if value is None and token[:1] == b"-":
         value = unsigned(token[1:])
         return None if value is None else -value
-    return unsigned(token)
+    return value
