@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lj_services.daemon import ByteSize, HostPort, Settings
+from lj_services.memcached.keys import KeySpace
 from lj_services.memcached.rings import RingName, Server
 from lj_services.memcached.serializer import CompressionMethod
 
@@ -41,7 +42,6 @@ class ClientSettings(Settings):
     )
     namespace: str = Field(
         default="",
-        max_length=100,
         description="put before every key on the wire; takes no part in the placement",
     )
     connect_timeout_s: float = Field(
@@ -66,6 +66,12 @@ class ClientSettings(Settings):
     max_idle_connections: int = Field(
         default=32, ge=1, description="connections kept open to each server while not in use"
     )
+
+    @field_validator("namespace")
+    @classmethod
+    def _part_of_keys(cls, value: str) -> str:
+        KeySpace(value)
+        return value
 
     @model_validator(mode="after")
     def _no_server_twice(self) -> Self:
