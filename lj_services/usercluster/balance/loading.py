@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection, func, inspect, select
@@ -52,7 +51,6 @@ def load_snapshot(
         DatabaseError: ``global`` can't be reached.
     """
     numbers = databases.clusters()
-    index = {number: i for i, number in enumerate(numbers)}
     moment = time.time() if now is None else now
     with databases.read("global") as connection:
         moves = _moves(connection, moment - settings.balance.cooldown_s)
@@ -65,20 +63,7 @@ def load_snapshot(
                 .group_by(user.c.clusterid)
             )
         }
-        users = UserTable.from_rows(
-            (
-                row.userid,
-                index[row.clusterid],
-                row.bytes,
-                min(row.row_count, 2**32 - 1),
-                row.write_rate,
-                PINNED * (row.userid in pinned)
-                | MOVING * (row.userid in moves.under_way)
-                | RECENT * (row.userid in moves.recent or row.clusterid != row.surveyed_on),
-            )
-            for row in _surveyed(connection)
-            if row.clusterid in index
-        )
+        users = UserTable.joined(_surveyed(connection, numbers, pinned, moves))
         stored = np.bincount(users.cluster, weights=users.size, minlength=len(numbers))
         clusters = _clusters(
             connection, settings, numbers, stored.astype(np.int64).tolist(), moves.left_behind
@@ -130,26 +115,48 @@ def _moves(connection: Connection, since: float) -> _Moves:
     return _Moves(set(under_way), recent, {src: int(size) for src, size in left_behind})
 
 
-def _surveyed(connection: Connection) -> Iterator[Any]:
-    """Every surveyed user with the cluster where they live now, in pages."""
-    last = 0
+def _surveyed(
+    connection: Connection, numbers: list[int], pinned: set[int], moves: _Moves
+) -> Iterator[UserTable]:
+    """Every surveyed user at the cluster where they live now, a page at a time."""
     query = (
         select(
             user.c.userid,
             user.c.clusterid,
-            balance_user.c.clusterid.label("surveyed_on"),
+            balance_user.c.clusterid,
             balance_user.c.bytes,
             balance_user.c.row_count,
             balance_user.c.write_rate,
         )
         .join(balance_user, balance_user.c.userid == user.c.userid)
-        .where(user.c.state == LIVE)
+        .where(user.c.state == LIVE, user.c.clusterid.in_(numbers))
         .order_by(user.c.userid)
         .limit(PAGE)
     )
+    named = [
+        (np.array(sorted(userids), dtype=np.int64), flag)
+        for userids, flag in (
+            (pinned, PINNED),
+            (moves.under_way, MOVING),
+            (moves.recent, RECENT),
+        )
+    ]
+    last = 0
     while rows := connection.execute(query.where(user.c.userid > last)).all():
-        yield from rows
-        last = rows[-1].userid
+        # Columns at once: a Python object for each of millions of rows would take minutes.
+        userid, home, surveyed_on, size, count, rate = map(np.array, zip(*rows, strict=True))
+        flags = np.where(home == surveyed_on, 0, RECENT).astype(np.uint8)
+        for userids, flag in named:
+            flags[np.isin(userid, userids)] |= flag
+        yield UserTable(
+            userid.astype(np.int64),
+            np.searchsorted(numbers, home).astype(np.int16),
+            size.astype(np.int64),
+            np.minimum(count, 2**32 - 1).astype(np.uint32),
+            rate.astype(np.float32),
+            flags,
+        )
+        last = int(rows[-1][0])
 
 
 def _clusters(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -23,7 +22,7 @@ RECENT: Final = 2
 MOVING: Final = 4
 """The user is being moved just now."""
 
-_CHUNK = 100_000
+_TYPES = (np.int64, np.int16, np.int64, np.uint32, np.float32, np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,23 +96,17 @@ class UserTable:
 
     @classmethod
     def from_rows(cls, rows: Iterable[Sequence[Any]]) -> UserTable:
-        """Gather rows (userid, cluster index, bytes, rows, writes a second, flags).
+        """Gather rows (userid, cluster index, bytes, rows, writes a second, flags)."""
+        columns = list(zip(*rows, strict=True)) or [()] * len(_TYPES)
+        return cls(*(np.array(c, dtype=t) for c, t in zip(columns, _TYPES, strict=True)))
 
-        Takes any number of them without ever holding more than 100,000 as objects.
-        """
-        types = (np.int64, np.int16, np.int64, np.uint32, np.float32, np.uint8)
-        parts: list[list[NDArray[Any]]] = [[] for _ in types]
-        source = iter(rows)
-        while chunk := list(islice(source, _CHUNK)):
-            columns = zip(*chunk, strict=True)
-            for part, column, dtype in zip(parts, columns, types, strict=True):
-                part.append(np.array(column, dtype=dtype))
-        return cls(
-            *(
-                np.concatenate(part) if part else np.empty(0, dtype)
-                for part, dtype in zip(parts, types, strict=True)
-            )
-        )
+    @classmethod
+    def joined(cls, parts: Iterable[UserTable]) -> UserTable:
+        """The users of all parts."""
+        columns = list(zip(*(vars(part).values() for part in parts), strict=True))
+        if not columns:
+            return cls.from_rows([])
+        return cls(*map(np.concatenate, columns))
 
 
 @dataclass(frozen=True)
