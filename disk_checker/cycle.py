@@ -283,8 +283,10 @@ def series(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     clean = codes.count(0)
     code = 1 if 1 in codes else 0 if clean and clean == len(codes) else 2
     bound = loss_bound(clean)
+    verdict = "honest" if code == 0 else "unknown"
     if code == 1:
         bad = next(report for report in reports if report["exit_code"] == 1)
+        verdict = bad["verdict"]
         headline = f"cycle {codes.index(1) + 1} of {len(codes)}: {bad['headline']}"
     elif clean:
         headline = (
@@ -295,7 +297,7 @@ def series(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
         headline = f"COULD NOT TELL: no cycle of {len(codes)} proved anything"
     return {
         "exit_code": code,
-        "verdict": {0: "honest", 1: "lying", 2: "unknown"}[code],
+        "verdict": verdict,
         "headline": headline,
         "clean_cycles": clean,
         "cycles": len(codes),

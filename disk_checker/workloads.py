@@ -52,8 +52,8 @@ def batches(plan: Plan, thread: int, seed: int) -> Iterator[Batch]:
 
 
 def _own(first: int, end: int, thread: int, threads: int) -> range:
-    """This thread's blocks of a region."""
-    return range(first + thread, end, threads)
+    """This thread's blocks of a region; the same ones whatever the region."""
+    return range(first + (thread - first) % threads, end, threads)
 
 
 def _fill(plan: Plan, thread: int) -> Iterator[Batch]:

@@ -7,6 +7,7 @@ it runs.  `cut` is the power failure: of what was not flushed a random share sur
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import random
 import socket
@@ -157,12 +158,9 @@ class NbdServer:
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
                 outer._lines.add(self.request)
-                try:
+                with contextlib.suppress(OSError, EOFError):
                     outer._serve(self.request)
-                except (ConnectionError, OSError, EOFError):
-                    pass
-                finally:
-                    outer._lines.discard(self.request)
+                outer._lines.discard(self.request)
 
         class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             daemon_threads = True
@@ -177,10 +175,8 @@ class NbdServer:
         self._server.shutdown()
         self._thread.join()
         for line in list(self._lines):
-            try:
+            with contextlib.suppress(OSError):
                 line.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
         self._server.server_close()
 
     def _serve(self, line: socket.socket) -> None:

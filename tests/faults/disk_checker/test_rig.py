@@ -132,6 +132,22 @@ def test_renames_survive_on_an_honest_disk_and_not_on_a_liar(tmp_path: Path) -> 
             assert "stale_metadata" in report["faults"], report
 
 
+def test_a_device_in_use_is_refused_even_with_force(tmp_path: Path) -> None:
+    with Rig(tmp_path, 48 << 20) as rig, Checker(tmp_path) as checker:
+        device = rig.power_on()
+        rig.make_fs("ext4")
+        code, said = checker.create(device, "16M").finish()
+        assert code == 3
+        assert "holds data that disk-checker did not write" in said
+        rig.mount()
+        code, said = checker.create(device, "16M", "--force").finish()
+        assert code == 3
+        assert "in use (mounted" in said
+        code, said = checker.create(rig.mount_point / "big", "60M").finish()
+        assert code == 3
+        assert "has room for" in said
+
+
 def test_a_file_that_is_gone_is_a_verdict(tmp_path: Path) -> None:
     with Rig(tmp_path, 48 << 20) as rig, Checker(tmp_path) as checker:
         rig.power_on()

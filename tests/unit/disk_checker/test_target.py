@@ -1,0 +1,131 @@
+"""Bad input: a clear sentence, exit code 2 or 3, nothing destroyed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from disk_checker import target as target_module
+from disk_checker.cli import main
+from disk_checker.errors import TargetError
+from disk_checker.plan import parse_size
+from disk_checker.stamp import Stamper
+from disk_checker.target import claim
+from disk_checker.uplink import parse_address
+
+pytestmark = pytest.mark.unit
+
+
+def take(path: Path, **changes: Any) -> target_module.Target:
+    return claim(path, **({"size": 1 << 20, "block_size": 4096} | changes))
+
+
+def test_data_of_others_is_refused_and_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "database"
+    path.write_bytes(b"precious" * 1000)
+    with pytest.raises(TargetError, match=r"did not write.*--force"):
+        take(path)
+    assert path.read_bytes() == b"precious" * 1000
+    target = take(path, force=True)
+    assert target.plan.prior == "unknown"
+    target.close()
+
+
+def test_data_far_behind_the_beginning_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(64 << 20)
+        file.seek(32 << 20)
+        file.write(b"x" * (1 << 20))
+    with pytest.raises(TargetError, match="did not write"):
+        take(path, size=64 << 20)
+
+
+def test_a_file_of_an_older_run_may_be_used_again(tmp_path: Path) -> None:
+    path = tmp_path / "ours"
+    path.write_bytes(Stamper(5, 4096).build(0, 1, 1) * 3)
+    target = take(path)
+    assert target.plan.prior == "ours"
+    target.close()
+
+
+def test_two_clients_with_one_file(tmp_path: Path) -> None:
+    first = take(tmp_path / "target")
+    with pytest.raises(TargetError, match="another disk-checker"):
+        take(tmp_path / "target")
+    first.close()
+    take(tmp_path / "target").close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"size": 4096 * 7}, "too small"),
+        ({"size": 1 << 50}, "has room for"),
+        ({"size": 1 << 20, "threads": 100}, "too small"),
+    ],
+)
+def test_sizes_that_cannot_be(tmp_path: Path, changes: dict[str, Any], why: str) -> None:
+    with pytest.raises(TargetError, match=why):
+        take(tmp_path / "target", **changes)
+    assert not (tmp_path / "target").exists()
+
+
+def test_folders_and_files_are_not_confused(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="is a folder"):
+        take(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(TargetError, match="needs a folder"):
+        take(tmp_path / "file", workload="rename")
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "spool/letter").touch()
+    with pytest.raises(TargetError, match="holds other files"):
+        take(tmp_path / "spool", workload="rename")
+    with pytest.raises(TargetError, match="neither a file"):
+        take(Path("/dev/null"))
+    with pytest.raises(TargetError, match="no such folder"):
+        take(tmp_path / "none/file")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("512", 512), ("64M", 64 << 20), ("2G", 2 << 30), ("1 TiB", 1 << 40)]
+)
+def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "M", "12X", "-1", "1.5G"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(TargetError, match="is not a size"):
+        parse_size(text)
+
+
+def test_addresses() -> None:
+    assert parse_address("host") == ("host", 5400)
+    assert parse_address("10.0.0.1:99") == ("10.0.0.1", 99)
+    assert parse_address("[::1]:99") == ("::1", 99)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["create", "127.0.0.1:1", "FILE"],
+        ["create", "127.0.0.1:1", "FILE", "much"],
+        ["create", "127.0.0.1:1", "FILE", "1M", "--block-size", "1000"],
+        ["create", "127.0.0.1:99999", "FILE", "1M"],
+        ["nonsense"],
+        ["verify", "127.0.0.1:1", "FILE", "--run", "xyz"],
+    ],
+)
+def test_usage_errors_end_with_3(tmp_path: Path, words: list[str]) -> None:
+    words = [str(tmp_path / "f") if word == "FILE" else word for word in words]
+    assert CliRunner().invoke(main, words).exit_code == 3
+
+
+def test_no_listener_is_told_with_what_to_do(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["create", "127.0.0.1:1", str(tmp_path / "f"), "1M"])
+    assert done.exit_code == 2
+    assert "start `disk-checker listen`" in done.output
