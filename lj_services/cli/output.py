@@ -25,7 +25,8 @@ class CommandError(click.ClickException):
 
     def __init__(self, message: str, exit_code: ExitCode = ExitCode.FAILED) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        # click declares the code per class, but reads it from the instance.
+        self.exit_code = exit_code  # type: ignore[misc]
 
 
 def json_option(function: F) -> F:
