@@ -71,7 +71,7 @@ def print_plan(out: Output, plan: Plan, file: Path | None) -> None:
         )
         out.table(["userid", "bytes", "from", "to", "why"], first, title=title)
         out.say(
-            f"{_size(plan.bytes)} to move; no plan can do with fewer than "
+            f"{_size(plan.bytes)} to move; to reach every target takes at least "
             f"{_size(plan.least_bytes)}.  The fullest cluster over the average: "
             f"{plan.spread_before:.2f} now, {plan.spread_after:.2f} after it, "
             f"{plan.best_spread:.2f} at best."

@@ -95,7 +95,8 @@ class Plan:
             same targets: no plan can move fewer.
         best_spread: the fullest cluster's disk level over the average one, at the best
             that is possible with the same pinned users, states and limits.
-        spread_before, spread_after: the same, now and as predicted.
+        spread_before, spread_after: the same, now and as predicted.  Clusters that are
+            drained or dead are left out of all three.
         problems: what the plan leaves undone, and what would help.
         notes: what one should know of the figures.
     """

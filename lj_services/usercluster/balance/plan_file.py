@@ -118,7 +118,7 @@ def write(plan: Plan, made: datetime) -> Iterator[str]:
         plan: what to write.
         made: the time to write into it, in UTC.
     """
-    yield f"# {len(plan.moves)} moves of {plan.bytes} bytes; no plan can do with fewer than "
+    yield f"# {len(plan.moves)} moves of {plan.bytes} bytes; to reach every target takes at least "
     yield f"{plan.least_bytes}.\n"
     yield f"# The fullest cluster over the average: {plan.spread_before:.3f} now, "
     yield f"{plan.spread_after:.3f} after it; at best {plan.best_spread:.3f}.\n"

@@ -291,14 +291,13 @@ class _Planning:
             [c.state in (ClusterState.UP, ClusterState.FULL) for c in self.snapshot.clusters]
         )
         capacity = self.disk.capacity[stays]
-        average = float(np.sum(after[stays])) / float(np.sum(capacity)) if stays.any() else 0.0
         return Plan(
             moves=self.moves,
             forecast=forecast,
             least_bytes=math.ceil(least),
-            best_spread=ratio(self.disk.best, average),
-            spread_before=_spread(self.disk.load[stays], capacity, average),
-            spread_after=_spread(after[stays], capacity, average),
+            best_spread=_spread(after[stays], capacity, self.disk.best),
+            spread_before=_spread(self.disk.load[stays], capacity),
+            spread_after=_spread(after[stays], capacity),
             problems=tuple(self.problems),
             notes=tuple(self.notes),
         )
@@ -309,6 +308,9 @@ class _Planning:
         return rate / float(self.writes.capacity[index])
 
 
-def _spread(load: targets.Floats, capacity: targets.Floats, average: float) -> float:
-    """The highest level over the average level."""
-    return ratio(float(np.max(load / capacity, initial=0.0)), average)
+def _spread(load: targets.Floats, capacity: targets.Floats, level: float | None = None) -> float:
+    """The highest level, or the one given, over the average level."""
+    if not len(load):
+        return 0.0
+    highest = float(np.max(load / capacity)) if level is None else level
+    return ratio(highest, float(np.sum(load)) / float(np.sum(capacity)))

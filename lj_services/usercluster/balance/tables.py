@@ -1,8 +1,8 @@
 """Which tables of a cluster are users', and how to count what a user has in them.
 
 Found by looking, none is listed: a table with ``userid`` first in its primary key is the
-users'.  What has no ``userid`` belongs to the cluster and is not counted.  A table that has a
-``userid`` elsewhere could only be counted by reading all of it: it is refused.
+users'.  What has no ``userid``, or is known to stay with the cluster, is not counted.  A table
+that has a ``userid`` elsewhere could only be counted by reading all of it: it is refused.
 
 Counting goes in primary-key order, a bounded number of rows at a time, so that no query is
 long, whether it meets a thousand small users or a piece of a large one.
@@ -33,7 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.types import JSON, NullType, String, _Binary
 
 from lj_services.usercluster.balance.plan import BalanceError
-from lj_services.usercluster.tables import user_home
+from lj_services.usercluster.mover.discovery import staying
 
 ROW_OVERHEAD = 20
 """Bytes that a row takes beside its values (InnoDB: header, transaction, roll pointer)."""
@@ -148,7 +148,7 @@ def counted_tables(connection: Connection) -> list[CountedTable]:
     found, wrong = [], []
     for name in sorted(look.get_table_names()):
         columns = look.get_columns(name)
-        if name == user_home.name or "userid" not in {c["name"] for c in columns}:
+        if name in staying() or "userid" not in {c["name"] for c in columns}:
             continue
         key = look.get_pk_constraint(name)["constrained_columns"]
         if not key or key[0] != "userid":

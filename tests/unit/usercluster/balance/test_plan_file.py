@@ -69,7 +69,7 @@ def test_a_plan_says_what_it_leads_to():
         [cluster(1, 600), cluster(2, 200)], evenly(1, 1, 60, 10) + evenly(2, 101, 20, 10)
     )
     text = text_of(make_plan(site, BalanceRules()))
-    assert text.startswith("# 18 moves of 180 bytes; no plan can do with fewer than 180.\n")
+    assert text.startswith("# 18 moves of 180 bytes; to reach every target takes at least 180.\n")
     assert "1.500 now, 1.050 after it; at best 1.000" in text
     (before,) = [line.split() for line in text.splitlines() if line.startswith("#       1 ")]
     assert before == ["#", "1", "up", "1000", "420", "600", "420", "?", "?", "0", "18"]
