@@ -53,6 +53,12 @@ MAX_LINE: Final = 2048
 MAX_GET_LINE: Final = 1 << 18
 """Longest line of get, gets, gat and gats, in bytes: a thousand of the longest keys."""
 
+BINARY_MAGIC: Final = 0x80
+"""First byte of every request of the binary protocol; no text begins with it."""
+
+BINARY_HEADER: Final = 24
+"""Length of such a request's header, in bytes."""
+
 _MOST_BYTES: Final = 2**31 - 3  # memcached reads the size of a value as a C int
 _BAD_CHUNK: Final = Refused(replies.BAD_CHUNK)
 _LINE_TOO_LONG: Final = Refused(replies.client_error("line too long"), close=True)
@@ -142,6 +148,8 @@ class RequestParser:
                 return Get(words)
             if verb == b"set" and len(words) == 5 and (request := self._plain_set(words, end + 1)):
                 return request
+        if buffer[start] == BINARY_MAGIC:
+            return self._binary(start)
         if len(line) > MAX_LINE and len(line) > _longest(line):
             return self._lose_track(_LINE_TOO_LONG)
         if verb in _STORE_MODES:
@@ -279,17 +287,24 @@ class RequestParser:
             self.idle = not (self._held or self._skip or self._closed)
             return None
         rest = self._buffer[start:]
-        if rest[0] == 0x80:
-            return self._lose_track(_refuse_binary(rest))
+        if rest[0] == BINARY_MAGIC:
+            return self._binary(start)
         self._line_limit = _longest(rest)
         if len(rest) > self._line_limit:
             return self._lose_track(_LINE_TOO_LONG)
         self._hold(start)
         return None
 
+    def _binary(self, start: int) -> Refused | None:
+        """A request of the binary protocol begins at `start`."""
+        header = self._buffer[start : start + BINARY_HEADER]
+        if len(header) == BINARY_HEADER:
+            return self._lose_track(_refuse_binary(header))
+        self._need = BINARY_HEADER
+        self._hold(start)
+        return None
+
     def _unknown(self, words: list[bytes]) -> Refused:
-        if words[0][0] == 0x80:
-            return self._lose_track(_refuse_binary(b" ".join(words)))
         if words[-1].startswith(b"HTTP/"):
             # A browser that was tricked into talking to a cache gets no second line.
             return self._lose_track(Refused(b"", close=True))
@@ -308,19 +323,13 @@ def _longest(line: bytes) -> int:
     return MAX_GET_LINE if line.startswith((b"get", b"gat")) else MAX_LINE
 
 
-def _refuse_binary(request: bytes) -> Refused:
+def _refuse_binary(header: bytes) -> Refused:
     """An error that a client of the binary protocol can read, and a person in a trace too.
 
-    The header echoes the request's opcode and opaque; the status 0x0081 is
-    "unknown command".  Source: memcached's doc/protocol-binary.txt, "Packet Structure".
+    It echoes the request's opcode and opaque; the status 0x0081 is "unknown command".
+    Source: memcached's doc/protocol-binary.txt, "Packet Structure".
     """
-    opcode = request[1:2].ljust(1, b"\0")
-    opaque = request[12:16].ljust(4, b"\0")
     text = b"the binary protocol is not spoken here; use the text protocol"
-    header = b"\x81%b\0\0\0\0\0\x81%b%b%b" % (
-        opcode,
-        len(text).to_bytes(4, "big"),
-        opaque,
-        bytes(8),
-    )
-    return Refused(header + text, close=True)
+    length = len(text).to_bytes(4, "big")
+    reply = b"\x81%b\0\0\0\0\0\x81%b%b%b" % (header[1:2], length, header[12:16], bytes(8))
+    return Refused(reply + text, close=True)
