@@ -11,6 +11,9 @@ and of a sign-up, ``users.create("bob")``::
 
     creation.py      reserve the name, plant the fence row, let the user exist
     placement.py     which cluster: weight times free space
+    disks.py         how large and how full a cluster's disk is
+
+``balance/`` finds out who should live elsewhere.
 
 ``tables.py`` is the schema, ``migrations/`` makes it, ``config.py`` the operator's rules.
 

@@ -5,9 +5,8 @@ Where things are, along the way of one plan, ``lj balance survey`` then ``lj bal
     survey.py     how many bytes and rows every user has: counted on the clusters, a
                   few at a time, kept in `global`
     tables.py     which tables of a cluster are users': found by their `userid` key
-    disks.py      how large and how full each cluster's disk is
-    store.py      what the survey found, pinned users, write rates: tables of `global`;
-                  `load_snapshot` reads it all
+    store.py      what the survey found, disks, pinned users, write rates: tables of `global`
+    loading.py    all of that, the site file and the moves under way as a snapshot
     snapshot.py   one moment of clusters and users, in columns: 10 million users fit
     rules.py      the operator's targets, limits and cluster states, from the site file
     targets.py    the fair level, each cluster's target, the fewest bytes that must move
