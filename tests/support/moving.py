@@ -71,9 +71,11 @@ tally = Table(
 declare("note", note.c.noteid)
 
 TABLES = (note, tag, tally, usercounter)
-FAST = MoverSettings(
-    grace_s=1.0, lease_s=2.0, frozen_lease_s=0.5, backoff_s=0.05, purge_pause_ms=0, min_free=0
+FAST = MoverSettings(backoff_s=0.05, purge_pause_ms=0, min_free=0).model_copy(
+    # Shorter than an operator may set them.
+    update={"grace_s": 0.3, "lease_s": 0.6, "frozen_lease_s": 0.3}
 )
+RULES = UserSettings(min_free=0).model_copy(update={"route_ttl_s": 0})
 
 
 def prepare(databases: Databases) -> None:
@@ -89,9 +91,9 @@ def worker(site: TestSite, users: Users | None = None, **settings: Any) -> Worke
     """A worker that is quick about everything; `settings` as in `MoverSettings`."""
     return Worker(
         site.databases,
-        users or site.users(route_ttl_s=1),
+        users or site.users(),
         FAST.model_copy(update=settings),
-        UserSettings(route_ttl_s=1),
+        RULES,
     )
 
 

@@ -111,27 +111,39 @@ def cut_over(work: Work, users: Users, follower: Follower | None) -> Pause:
 
 def _follow(work: Work, follower: Follower | None, frozen: fences.Frozen, deadline: float) -> None:
     """Bring over what is left, compare it, and make the destination ready."""
-    if follower is not None:
-        dirty = follower.up_to(frozen.marker, max(0.001, deadline - time.monotonic()))
+    if follower is None:
         crash_here("drained")
-    with work.locking(work.src) as source, work.databases.write(work.dst) as destination:
-        fences.importing(destination, work.move)
-        if follower is not None:
-            follower.apply_frozen(source, destination, dirty)
-            ceilings = follower.ceilings
-        else:
-            crash_here("drained")
+        with work.locking(work.src) as source, work.databases.write(work.dst) as destination:
+            fences.importing(destination, work.move)
             passes.walk_frozen(work, source, destination)
-            ceilings = {}
+            ceilings: numbers.Ceilings = {}
             numbers.look_everywhere(ceilings, work.rows, source, work.found, work.move.userid)
-        _ready(work, destination, ceilings, frozen.readonly)
-        if time.monotonic() > deadline:
-            raise NotQuick(f"it took over {work.settings.freeze_limit_ms} ms")
+            _ready(work, destination, ceilings, frozen.readonly, deadline)
+        return
+    dirty = follower.up_to(frozen.marker, max(0.001, deadline - time.monotonic()))
+    crash_here("drained")
+    try:
+        with work.locking(work.src) as source, work.databases.write(work.dst) as destination:
+            fences.importing(destination, work.move)
+            follower.apply_frozen(source, destination, dirty)
+            _ready(work, destination, follower.ceilings, frozen.readonly, deadline)
+    except BaseException:
+        follower.subscription.give_back(dirty)  # that transaction is rolled back
+        raise
 
 
-def _ready(work: Work, destination: Connection, ceilings: numbers.Ceilings, readonly: bool) -> None:
+def _ready(
+    work: Work,
+    destination: Connection,
+    ceilings: numbers.Ceilings,
+    readonly: bool,
+    deadline: float,
+) -> None:
+    """Counters and fence of the destination; or let go of it all, if it is too late."""
     numbers.raise_counters(destination, work.move.userid, ceilings)
     fences.activate(destination, work.move, readonly)
+    if time.monotonic() > deadline:
+        raise NotQuick(f"it took over {work.settings.freeze_limit_ms} ms")
 
 
 def _commit(work: Work, began: float) -> None:

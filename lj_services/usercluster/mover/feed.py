@@ -337,6 +337,8 @@ class Feed:
             connections += 1
             if connections > 2:  # the stream and its companion; a third is a reconnection
                 raise FeedLost("the connection broke")
+            if "db" in settings:
+                settings["database"] = settings.pop("db")
             return pymysql.connect(**settings)
 
         reader = BinLogStreamReader(
