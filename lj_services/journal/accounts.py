@@ -116,9 +116,7 @@ class Accounts:
         self._users = users
         self._session_ms = settings.session_days * 86_400_000
         self.session_s = settings.session_days * 86_400
-        self.passwords = Passwords(
-            settings.hash_memory, settings.hash_passes, settings.hash_slots
-        )
+        self.passwords = Passwords(settings.hash_memory, settings.hash_passes, settings.hash_slots)
 
     def sign_up(self, name: str, password: str, *, cluster: int | None = None) -> User:
         """Make a user who can log in.
@@ -135,9 +133,7 @@ class Accounts:
 
         def within(connection: Connection, made: User) -> None:
             connection.execute(
-                insert(login).values(
-                    userid=made.userid, password_hash=hashed, changed_ms=now_ms()
-                )
+                insert(login).values(userid=made.userid, password_hash=hashed, changed_ms=now_ms())
             )
 
         return self._users.create(name, cluster=cluster, within=within)
@@ -238,17 +234,13 @@ class Accounts:
             return None
         with self._databases.read(cluster_role(user.clusterid), definitive=True) as connection:
             row = connection.execute(
-                select(session).where(
-                    session.c.userid == userid, session.c.sessionid == sessionid
-                )
+                select(session).where(session.c.userid == userid, session.c.sessionid == sessionid)
             ).first()
         if row is None or not hmac.compare_digest(row.token_hash, hashed):
             return None
         if row.expires_ms <= now_ms():
             return None
-        return Session(
-            user, sessionid, hashed, row.created_ms, row.expires_ms, row.browser
-        )
+        return Session(user, sessionid, hashed, row.created_ms, row.expires_ms, row.browser)
 
     def sessions(self, user: User) -> Sequence[Session]:
         """All log-ins of a user, newest first."""

@@ -60,9 +60,7 @@ class JournalSettings(DaemonSettings):
         default=900, ge=1, description="seconds after which wrong passwords are forgotten"
     )
     page_size: int = Field(default=20, ge=1, le=100, description="posts on a page of a journal")
-    friends_page_size: int = Field(
-        default=25, ge=1, le=100, description="posts on a friends page"
-    )
+    friends_page_size: int = Field(default=25, ge=1, le=100, description="posts on a friends page")
     thread_page_size: int = Field(
         default=100, ge=1, le=1000, description="comments on a page, after which a new one starts"
     )

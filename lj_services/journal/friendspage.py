@@ -18,9 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from sqlalchemy import Connection
-
-from lj_services.journal import friends
+from lj_services.journal.friends import Edges
 from lj_services.journal.recent import Excerpt, Recent, RecentCache
 from lj_services.journal.security import Security, clearance, may_see
 
@@ -48,25 +46,23 @@ def parse_place(text: str | None) -> Place | None:
 
 
 def friends_page(
-    connection: Connection,
     recents: RecentCache,
+    known: Edges,
     viewer: int,
     *,
     limit: int,
-    most_friends: int,
     before: Place | None = None,
 ) -> MergedPage:
     """The newest posts of someone's friends that they may see.
 
     Args:
-        connection: reads the viewer's cluster, definitively.
         recents: newest posts of users.
+        known: the viewer's edges, read definitively: whom one is no longer trusted by
+            shows nothing more.
         viewer: userid of whose friends page it is, and who looks at it.
         limit: posts on a page.
-        most_friends: friends that are looked at.
         before: the place after which the page starts.
     """
-    known = friends.edges(connection, viewer, most=most_friends)
     return merged_page(
         recents,
         known.friends,

@@ -34,6 +34,7 @@ always asks the database.
 
 from __future__ import annotations
 
+import contextvars
 import json
 import logging
 import struct
@@ -231,9 +232,7 @@ class RecentCache:
         found.update(fresh)
         return found, failed
 
-    def older(
-        self, userids: Iterable[int], before_ms: int
-    ) -> tuple[dict[int, Recent], list[int]]:
+    def older(self, userids: Iterable[int], before_ms: int) -> tuple[dict[int, Recent], list[int]]:
         """As `get_many`, but their newest posts of before a moment (inclusive); never cached."""
 
         def read(cluster: int, some: Sequence[User]) -> dict[int, Recent]:
@@ -249,7 +248,7 @@ class RecentCache:
         for user in self._users.get_many(userids).values():
             by_cluster.setdefault(user.clusterid, []).append(user)
         running = {
-            cluster: self._threads.submit(work, cluster, some)
+            cluster: self._threads.submit(contextvars.copy_context().run, work, cluster, some)
             for cluster, some in by_cluster.items()
         }
         found: dict[int, Recent] = {}
@@ -282,9 +281,7 @@ class RecentCache:
         held = self._cache.gets(_key(userid))
         return held[1] if held is not None and held[0] == LEASE else None
 
-    def _query(
-        self, cluster: int, some: Sequence[User], before_ms: int | None
-    ) -> dict[int, bytes]:
+    def _query(self, cluster: int, some: Sequence[User], before_ms: int | None) -> dict[int, bytes]:
         """Values of users who live on one cluster: one query for up to 100 of them."""
         names = {user.userid: user.name for user in some}
         rows: dict[int, list[Any]] = {userid: [] for userid in names}

@@ -1,0 +1,123 @@
+"""The front page, signing up, logging in and out."""
+
+from __future__ import annotations
+
+from starlette.responses import RedirectResponse, Response
+
+from lj_services.journal import forms
+from lj_services.journal.errors import TooManyFailures, WrongPassword
+from lj_services.journal.friendspage import merged_page
+from lj_services.journal.security import clearance
+from lj_services.journal.text import clean
+from lj_services.journal.throttle import device_cookie, place_of
+from lj_services.journal.visit import DEVICE_COOKIE, NAME, SESSION_COOKIE, Visit
+from lj_services.usercluster import BadName, NameTaken, User, UserReadOnly
+
+NEWEST = 12
+POSTS = 5
+DEVICE_S = 400 * 86_400
+
+
+def show(visit: Visit) -> Response:
+    """What this is, who is new, and what they write."""
+    with visit.timed("newest members"):
+        newest = visit.kit.accounts.newest_members(NEWEST)
+    members = list(visit.kit.users.get_many(newest).values())
+    page = merged_page(
+        visit.kit.recents,
+        newest,
+        lambda owner: clearance(owner, None, trusted=False),
+        limit=POSTS,
+    )
+    return visit.render(
+        "front.html", members=members, posts=page.posts, debug_owner=visit.viewer_id
+    )
+
+
+def sign_up_form(visit: Visit) -> Response:
+    """The empty form."""
+    return visit.render("signup.html", name="", errors={})
+
+
+def sign_up(visit: Visit) -> Response:
+    """Make the account, and log in."""
+    name = clean(visit.form.get("name", "")).lower()
+    password = visit.form.get("password", "")
+    errors = {}
+    if not NAME.fullmatch(name):
+        errors["name"] = "A name has 1 to 25 of the letters a-z, digits and _."
+    if problem := forms.password_problem(password, visit.form.get("again", "")):
+        errors["password"] = problem
+    if errors:
+        return visit.render("signup.html", status=422, name=name[:100], errors=errors)
+    try:
+        user = visit.kit.accounts.sign_up(name, password)
+    except (NameTaken, BadName) as error:
+        message = (
+            f"Somebody has the name {name} already." if isinstance(error, NameTaken) else str(error)
+        )
+        return visit.render("signup.html", status=422, name=name, errors={"name": message})
+    return _enter(visit, user, "/?welcome=1")
+
+
+def log_in_form(visit: Visit) -> Response:
+    """The empty form."""
+    return visit.render("login.html", name="", errors={}, next=visit.next_page())
+
+
+def log_in(visit: Visit) -> Response:
+    """Check the password, and log in."""
+    name = clean(visit.form.get("name", "")).lower()[:25]
+    key = visit.kit.secret
+    place = place_of(key, name, visit.request.cookies.get(DEVICE_COOKIE), visit.address)
+    password = visit.form.get("password", "")
+    try:
+        visit.kit.throttle.attempt(place, name)
+        if not NAME.fullmatch(name) or len(password) > 1000:
+            raise WrongPassword("That name and that password don't belong together.")
+        user = visit.kit.accounts.check(name, password)
+    except WrongPassword as error:
+        return visit.render(
+            "login.html",
+            status=422,
+            name=name,
+            errors={"password": str(error)},
+            next=visit.next_page(),
+        )
+    except TooManyFailures as error:
+        response = visit.render(
+            "login.html",
+            status=429,
+            name=name,
+            errors={"password": f"That was too often wrong: {error}."},
+            next=visit.next_page(),
+        )
+        response.headers["Retry-After"] = str(error.wait_s)
+        return response
+    visit.kit.throttle.succeeded(place, name)
+    return _enter(visit, user, visit.next_page())
+
+
+def log_out(visit: Visit) -> Response:
+    """End this session."""
+    if visit.session is not None:
+        visit.delete_cookie(SESSION_COOKIE)
+        try:
+            visit.kit.accounts.log_out(visit.session.user, visit.session.sessionid)
+        except UserReadOnly:
+            # The browser forgets it all the same; the row runs out by itself.
+            return visit.render("goodbye.html", viewer=None)
+    return visit.redirect("/")
+
+
+def favicon(_: Visit) -> Response:
+    """Browsers ask for it unasked."""
+    return RedirectResponse("/static/pencil.svg", 301)
+
+
+def _enter(visit: Visit, user: User, path: str) -> Response:
+    browser = clean(visit.request.headers.get("user-agent", ""))[:200]
+    cookie = visit.kit.accounts.log_in(user, browser)
+    visit.set_cookie(SESSION_COOKIE, cookie, visit.kit.accounts.session_s)
+    visit.set_cookie(DEVICE_COOKIE, device_cookie(visit.kit.secret, user.name), DEVICE_S)
+    return visit.redirect(path)
