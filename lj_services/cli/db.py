@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from lj_services import usercluster
+from lj_services import journal, usercluster
 from lj_services.cli.errors import exit_code, told
 from lj_services.cli.output import CommandError, Output, json_option
 from lj_services.cli.site import Site, pass_site
@@ -19,6 +19,7 @@ COMPONENTS: tuple[Component, ...] = (
     usercluster.COMPONENT,
     mover.COMPONENT,
     balance.COMPONENT,
+    journal.COMPONENT,
 )
 """Everything of the kit that keeps tables, in the order that they build on each other."""
 
