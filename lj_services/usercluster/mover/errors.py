@@ -53,6 +53,10 @@ class EndAsked(MoveError):
     """Somebody asked that the move be undone."""
 
 
+class HandBack(MoveError):
+    """The move is to be given back as far as it is, for another worker or another time."""
+
+
 class NotQuick(MoveError):
     """The freeze would last longer than its limit: the user was let go, nothing has changed."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -276,18 +276,27 @@ class Moves:
         with self._databases.read("global", definitive=True) as connection:
             return [_move(row) for row in connection.execute(query)]
 
-    def claim(self, move: Move, owner: str, lease_s: float) -> Move:
+    def claim(
+        self,
+        move: Move,
+        owner: str,
+        lease_s: float,
+        allowed: Callable[[Connection], None] | None = None,
+    ) -> Move:
         """Take a move for a worker.
 
         Args:
             move: as it was found.
             owner: the worker's name.
             lease_s: how long the claim holds without a sign of life, in seconds.
+            allowed: called first, in the transaction of the claim; raises what forbids it.
 
         Raises:
             ClaimLost: somebody else was faster, or it is not due.
         """
         with self._databases.write("global") as connection:
+            if allowed is not None:
+                allowed(connection)
             changed = connection.execute(
                 update(user_move)
                 .where(
@@ -422,6 +431,7 @@ class Moves:
         error: str | None = None,
         ending: str | None = None,
         freeze_us: int | None = None,
+        attempts: int | None = None,
     ) -> Move:
         """Give a move back.
 
@@ -431,6 +441,7 @@ class Moves:
             error: what went wrong, if something did.
             ending: it is to be undone.
             freeze_us: the whole length of its freeze, in microseconds.
+            attempts: how often it counts as taken up; None: as it is.
 
         Raises:
             ClaimLost: it is somebody else's already.
@@ -446,6 +457,8 @@ class Moves:
             values["ending"] = ending
         if freeze_us is not None:
             values["freeze_us"] = freeze_us
+        if attempts is not None:
+            values["attempts"] = attempts
         with self._databases.write("global") as connection:
             self._change(connection, move, values)
             if error is not None:

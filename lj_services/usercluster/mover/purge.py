@@ -73,6 +73,7 @@ def _expunge(work: Work, schema: Schema) -> tuple[int, bool]:
 
 def give_up(work: Work) -> None:
     """Undo a move before its commit point: the destination is as if it had never been asked."""
+    work.undoing = True
     move = work.move
     ending, reason = str(move.ending), move.error or "asked for"
     if move.state != QUEUED:

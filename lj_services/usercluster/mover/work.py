@@ -88,6 +88,11 @@ class Work:
         """A newer move has the source in its charge: there is nothing left to do there."""
         self.tick: Callable[[Move], None] = lambda _move: None
         """Called with every sign of life, for whoever shows the progress."""
+        self.gate: Callable[[Work], None] = lambda _work: None
+        """Called between two transactions while nobody is held up: may take its time, or raise
+        `HandBack`."""
+        self.undoing = False
+        """The move's end was asked for, and that is what is being worked on."""
         self._lost: str | None = None
         self._lock = threading.Lock()
 
@@ -112,11 +117,15 @@ class Work:
 
         Raises:
             ClaimLost, EndAsked: as their names say.
+            HandBack: the gate says so.
         """
         if self._lost is not None:
             raise ClaimLost(self._lost)
-        if self.move.ending is not None and self.move.state != FROZEN:
+        if self.move.state == FROZEN or self.undoing:
+            return
+        if self.move.ending is not None:
             raise EndAsked(f"{self.move} is to be {self.move.ending}")
+        self.gate(self)
 
     def advance(self, state: str, message: str, *, lease_s: float | None = None) -> None:
         """Go to the next state, with the progress as it is (see `Moves.advance`)."""

@@ -39,6 +39,7 @@ from lj_services.usercluster.mover.errors import (
     ClaimLost,
     Contradiction,
     EndAsked,
+    HandBack,
     MoveRefused,
     NotQuick,
 )
@@ -202,12 +203,18 @@ class Worker:
 
     # --- One move ---
 
-    def run(self, move: Move, tick: Callable[[Move], None] | None = None) -> Move:
+    def run(
+        self,
+        move: Move,
+        tick: Callable[[Move], None] | None = None,
+        gate: Callable[[Work], None] | None = None,
+    ) -> Move:
         """Work on a move that this worker has claimed, as far as it goes now.
 
         Args:
             move: claimed.
             tick: called with every sign of life.
+            gate: called between transactions while nobody is held up (see `Work.gate`).
 
         Returns:
             the move as it is when it was given back: ``switched`` (its purge is due later), final,
@@ -216,12 +223,16 @@ class Worker:
         work = Work(self._databases, self.moves, self._settings, move)
         if tick is not None:
             work.tick = tick
+        if gate is not None:
+            work.gate = gate
         crash_here("claimed")
         try:
             with work.alive():
                 self._bring_on(work)
         except ClaimLost as error:
             log.info("%s", error)
+        except HandBack as asked:
+            self._hand_back(work, str(asked))
         except Exception as error:
             self._give_back(work, error)
         return self.moves.get(move.move_id)
@@ -239,6 +250,15 @@ class Worker:
         except EndAsked:
             work.move = self.moves.get(work.move.move_id)
             purge.give_up(work)
+
+    def _hand_back(self, work: Work, why: str) -> None:
+        """Leave a move to whoever takes it up next, from where it is; that was no attempt."""
+        try:
+            work.save()
+            self.moves.note(work.move, f"given back: {why}")
+            self.moves.release(work.move, attempts=max(0, work.move.attempts - 1))
+        except (ClaimLost, DatabaseError) as error:
+            log.warning("%s could not be given back: %s", work.move, error)
 
     def _give_back(self, work: Work, error: Exception) -> None:
         """Decide what becomes of a move that ended in an error."""
