@@ -167,8 +167,8 @@ def section(
         lines += [""]
         if peer:
             lines += [
-                "| load | unit | ours | peer | ours ÷ peer |",
-                "| --- | --- | --- | --- | --- |",
+                "| load | unit | ours | peer | ours ÷ peer | per CPU second |",
+                "| --- | --- | --- | --- | --- | --- |",
             ]
         else:
             lines += ["| load | unit | ours |", "| --- | --- | --- |"]
