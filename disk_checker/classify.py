@@ -54,7 +54,8 @@ FAULTS: tuple[str, ...] = (
 class Finding:
     """One block that is not as it must be.
 
-    ``expected`` and ``found`` are sentences; the hex is of the first sector at fault.
+    ``expected`` and ``found`` are sentences; the hex is of the 16 bytes at ``offset``, where
+    the first sector at fault first differs.
     """
 
     cls: FaultClass
@@ -183,20 +184,25 @@ def judge_block(
         return None
     key = {"lost": "old", "torn": "old", "torn_in_flight": "newer"}.get(cls, cls)
     bad = first_bad[key]
-    expected_hex = ""
+    found_sector = data[bad * SECTOR : (bad + 1) * SECTOR]
+    expected_hex, differs = "", 0
     if acked and cls != "later_run":
-        # The time of the write is not in the record; the body does not depend on it.
-        expected_hex = stamper.build(block, acked, 0)[bad * SECTOR : bad * SECTOR + 16].hex(" ")
+        # The time of the write is not in the record: if this is that write, it says so itself.
+        time_us = sectors[bad].time_us if sectors[bad].seq == acked else acked_us
+        wanted = stamper.build(block, acked, time_us)[bad * SECTOR : (bad + 1) * SECTOR]
+        pairs = zip(wanted, found_sector, strict=True)
+        differs = next((at for at, (one, other) in enumerate(pairs) if one != other), 0) & ~15
+        expected_hex = wanted[differs : differs + 16].hex(" ")
     return Finding(
         cls,
         block,
-        place + bad * SECTOR,
+        place + bad * SECTOR + differs,
         acked,
         acked_us,
         f"write {acked} of block {block}" if acked else "no write of another block",
         _summary(sectors, run),
         expected_hex,
-        data[bad * SECTOR : bad * SECTOR + 16].hex(" "),
+        found_sector[differs : differs + 16].hex(" "),
         newest_us,
     )
 

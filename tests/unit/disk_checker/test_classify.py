@@ -91,3 +91,11 @@ def test_the_case_is_told_with_offset_expected_and_found() -> None:
     assert finding.found == "sectors 0-6: write 50 of block 7; sector 7: write 20 of block 7"
     assert finding.expected_hex == ACKED[3584:3600].hex(" ")
     assert finding.found_hex == BEFORE[3584:3600].hex(" ")
+
+
+def test_a_flipped_bit_is_shown_where_it_is() -> None:
+    finding = judge_block(NEW, 7, flipped(ACKED, 1024 + 100), 50, 500, newest=70)
+    assert finding is not None
+    assert finding.offset == 7 * 4096 + 1024 + 96
+    wanted, found = bytes.fromhex(finding.expected_hex), bytes.fromhex(finding.found_hex)
+    assert [at for at in range(16) if wanted[at] != found[at]] == [4]
