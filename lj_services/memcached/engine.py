@@ -150,15 +150,20 @@ class Engine:
         """Add to the number in `item`, or subtract; None if there is no number.
 
         A sum wraps at 2**64, a difference stops at 0.  A number that got shorter
-        is filled up with spaces, as memcached does, so that its length stays.
+        is filled up with spaces, as memcached does, so that its length stays; for
+        the same reason what follows a space is no part of the number.
         """
-        number = unsigned(item.value.strip())
+        words = item.value.split(None, 1)
+        number = unsigned(words[0]) if words else None
         if number is None:
             return None
         number = max(0, number - delta) if decrement else (number + delta) & UINT64_MAX
         digits = b"%d" % number
-        value = digits.ljust(len(item.value))
-        self.items.put(item.key, item.flags, value, item.expires_at)
+        length = len(item.value)
+        if len(digits) <= length:
+            self.items.rewrite(item, digits.ljust(length))
+        else:
+            self.items.put(item.key, item.flags, digits, item.expires_at)
         return number
 
     # -- handlers -----------------------------------------------------------------

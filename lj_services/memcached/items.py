@@ -211,6 +211,14 @@ class Items:
             self._make_room(2 * change)
         return item
 
+    def rewrite(self, item: Item, value: bytes) -> None:
+        """Change the value of `item` and nothing else but its cas unique."""
+        before = len(item.block)
+        item.block = b"VALUE %b %d %d\r\n%b\r\n" % (item.key, item.flags, len(value), value)
+        self.renew(item)
+        self._items.move_to_end(item.key)
+        self._grow(len(item.block) - before)
+
     def renew(self, item: Item) -> None:
         """Give `item` a new cas unique, as if it had been stored."""
         self.last_cas += 1
@@ -231,7 +239,8 @@ class Items:
         self._free(item)
 
     def clear(self) -> None:
-        """Forget all items."""
+        """Forget all items, and a moment that was set for that."""
+        self._clear_at = NEVER
         if self._items:
             self._aside.append(self._items)
             self._items = OrderedDict()
@@ -253,7 +262,6 @@ class Items:
         """
         self.now = now
         if now >= self._clear_at:
-            self._clear_at = NEVER
             self.clear()
         due, more = self._wheel.advance(now, STEP)
         for item in due:

@@ -61,13 +61,13 @@ def read_get(words: Words) -> Request | Refused:
 
 
 def _read_get_and_touch(words: Words) -> Request | Refused:
-    if len(words) < 3:
+    if len(words) < 2:
         return ERROR
     exptime = signed(words[1])
     if exptime is None:
         return _BAD_EXPTIME
     keys = words[2:]
-    if max(map(len, keys)) > MAX_KEY:
+    if max(map(len, keys), default=0) > MAX_KEY:
         return BAD_LINE
     return GetAndTouch(exptime, keys, words[0] == b"gats")
 

@@ -120,6 +120,9 @@ def _check_arguments(verb: bytes, flags: MetaFlags) -> Refused | None:
 
 
 _INVALID_OR_DUPLICATE: Final = Refused(replies.client_error("invalid or duplicate flag"))
+_FLAG_ERRORS: Final = frozenset(
+    (_INVALID, _DUPLICATE, _BAD_TOKEN, _BAD_KEY, _BAD_INITIAL, _BAD_DELTA, _BAD_MODE_LENGTH)
+)  # md and ma don't tell them apart
 _KINDS: Final[dict[bytes, type[MetaGet | MetaDelete | MetaArithmetic]]] = {
     b"mg": MetaGet,
     b"md": MetaDelete,
@@ -131,8 +134,7 @@ def read_meta(words: list[bytes]) -> MetaGet | MetaDelete | MetaArithmetic | Ref
     """``mg key flags*``, ``md key flags*`` and ``ma key flags*``."""
     meta = read_key_and_flags(words, 2)
     if isinstance(meta, Refused):
-        vague = words[0] != b"mg" and meta in (_INVALID, _DUPLICATE)
-        return _INVALID_OR_DUPLICATE if vague else meta
+        return _INVALID_OR_DUPLICATE if words[0] != b"mg" and meta in _FLAG_ERRORS else meta
     return _KINDS[words[0]](meta.key, meta.flags)
 
 

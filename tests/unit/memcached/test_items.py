@@ -89,6 +89,7 @@ class StoreModel(RuleBasedStateMachine):
     def clear(self) -> None:
         self.items.clear()
         self.model.clear()
+        self.clear_at = NEVER
 
     @precondition(lambda self: self.clear_at == NEVER)
     @rule(delay=st.sampled_from([1.0, 2.5]))

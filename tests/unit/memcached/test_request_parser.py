@@ -187,7 +187,7 @@ def test_the_short_cut_is_not_taken_in_the_middle_of_a_request() -> None:
     ("line", "reply"),
     [
         (b"get", replies.ERROR),
-        (b"gat 0", replies.ERROR),
+        (b"gat", replies.ERROR),
         (b"gat x k", replies.BAD_EXPTIME),
         (b"set k 0 0", replies.ERROR),
         (b"set k 0 0 x", replies.BAD_LINE),
@@ -212,6 +212,7 @@ def test_the_short_cut_is_not_taken_in_the_middle_of_a_request() -> None:
         (b"mg k t t", b"CLIENT_ERROR duplicate flag\r\n"),
         (b"mg k !", b"CLIENT_ERROR invalid flag\r\n"),
         (b"md k !", b"CLIENT_ERROR invalid or duplicate flag\r\n"),
+        (b"ma k Dx", b"CLIENT_ERROR invalid or duplicate flag\r\n"),
         (b"mg k Tx", b"CLIENT_ERROR bad token in command line format\r\n"),
         (b"mg k O" + b"o" * 40, b"CLIENT_ERROR opaque token too long\r\n"),
         (b"mg ===== b", b"CLIENT_ERROR error decoding key\r\n"),
