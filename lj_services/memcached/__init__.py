@@ -16,10 +16,20 @@ the server::
 ``statistics.py`` answers ``stats``, ``metrics.py`` Prometheus, ``config.py`` has
 the settings, ``command.py`` the command.
 
-The client (`client.Client`) places keys on servers by one of two rings
-(rings.py), so that programs in other languages share the cache; ``connection.py``
-talks to one server, ``serializer.py`` turns values into bytes and back,
-``client_config.py`` has its settings.  It answers a fault of the cache as a miss.
+The client (`client.Client`) spreads keys over the servers by one of two rings, so that
+programs in other languages share the cache, and answers a fault of the cache as a
+miss.  A call on its way::
+
+    client.py        what programs call; keys.py checks their keys
+    calls.py         writes the commands, checks that the replies fit them
+    dispatch.py      keys -> servers by rings.py, without the dead ones (health.py);
+                     what happens when a server fails
+    pool.py          idle connections, shared by all threads
+    connection.py    one exchange with each server, all side by side
+    protocol/reply_parser.py    bytes -> replies, wherever the bytes are cut
+    serializer.py    values <-> bytes and flags that other languages understand
+
+``client_config.py`` has its settings; ``trace.py`` notes which server answered.
 
 The protocol is the text protocol with the meta commands, as memcached 1.6.18
 speaks it: doc/protocol.txt of memcached.  The binary protocol is refused.
