@@ -104,12 +104,13 @@ class Dispatcher:
         waiting: Iterable[int] = range(len(keys))
         give_up_at = time.monotonic() + self._connect_timeout_s + self._timeout_s
         repeated: set[int] = set()
+        nobody = ServerUnreachable("all cache servers for the key are left out at the moment")
         for turn in range(len(self._pools) + 1):
             if turn and time.monotonic() >= give_up_at:
                 break
             groups, nowhere, dead = self._place(keys, waiting, dead)
             if nowhere:
-                refuse(None, nowhere, ServerUnreachable("no living cache server for the key"))
+                refuse(None, nowhere, nobody)
             if not groups:
                 return
             again: list[int] = []
@@ -122,6 +123,7 @@ class Dispatcher:
                 if isinstance(fault, ServerUnreachable):
                     dead = dead | {index}
                     again += positions
+                    nobody = fault  # if none is left, this tells why
                 elif (
                     isinstance(fault, ConnectionLost)
                     and repeatable
@@ -136,7 +138,7 @@ class Dispatcher:
             if not again:
                 return
             waiting = again
-        refuse(None, list(waiting), ServerUnreachable("no living cache server in time"))
+        refuse(None, list(waiting), nobody)
 
     def ask_all(self, request: bytes, accept: Accept, refuse: Refuse) -> None:
         """Send the same request, with one closing reply, to every server, dead ones too."""

@@ -215,8 +215,23 @@ def test_keys_of_a_server_that_cannot_be_reached_go_to_a_living_one() -> None:
             assert client.set((0, "k"), 1) is False
             assert client.server_for((0, "k")) is None
             assert client.set((1, "k"), 1)
-    with client_of(free_port(), raise_faults=True) as client, pytest.raises(ServerUnreachable):
-        client.get("k")
+    with client_of(free_port(), raise_faults=True) as client:
+        with pytest.raises(ServerUnreachable, match="refused"):
+            client.get("k")
+        with pytest.raises(ServerUnreachable, match="left out"):
+            client.get("k")
+
+
+def test_all_addresses_of_a_name_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = socket.getaddrinfo
+
+    def two_addresses(_host: str, port: int, **kind: Any) -> list[Any]:
+        return [*found("127.0.0.2", port, **kind), *found("127.0.0.1", port, **kind)]
+
+    with serving(answering(b"VALUE k 0 1\r\nx\r\nEND\r\n")) as server:
+        monkeypatch.setattr(socket, "getaddrinfo", two_addresses)
+        with Client([Server("cache", server.port)], raise_faults=True) as client:
+            assert client.get("k") == b"x"
 
 
 def test_keys_of_a_silent_server_are_not_sent_elsewhere_in_the_same_call() -> None:
