@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -25,10 +27,20 @@ from sqlalchemy import (
     update,
 )
 
-from lj_services.database import DatabaseError, Databases, cluster_role, migrate
+from lj_services.database import CommitUnknown, DatabaseError, Databases, cluster_role, migrate
 from lj_services.usercluster import UserBusy, Users, UserSettings
 from lj_services.usercluster import mover as package
-from lj_services.usercluster.mover import Move, MoverSettings, Worker
+from lj_services.usercluster.mover import (
+    ClaimLost,
+    Move,
+    MoverSettings,
+    Worker,
+    copy,
+    cutover,
+    purge,
+    recovery,
+)
+from lj_services.usercluster.mover import worker as worker_module
 from lj_services.usercluster.mover.tables import move_marker
 from lj_services.usercluster.numberspaces import allocate, declare
 from lj_services.usercluster.tables import user, user_home, usercounter
@@ -73,7 +85,7 @@ declare("note", note.c.noteid)
 TABLES = (note, tag, tally, usercounter)
 FAST = MoverSettings(backoff_s=0.05, purge_pause_ms=0, min_free=0).model_copy(
     # Shorter than an operator may set them.
-    update={"grace_s": 0.3, "lease_s": 0.6, "frozen_lease_s": 0.3}
+    update={"grace_s": 0.3, "lease_s": 0.6, "frozen_lease_s": 0.3, "attempts": 30}
 )
 RULES = UserSettings(min_free=0).model_copy(update={"route_ttl_s": 0})
 
@@ -195,8 +207,11 @@ class Ledger:
     """What a user's writers were told was written: noteid -> (version, body)."""
 
     rows: dict[int, tuple[int, str]] = field(default_factory=dict)
-    unsure: set[int] = field(default_factory=set)
-    """Notes whose last write got no answer: either version is right."""
+    unsure: dict[int, tuple[tuple[int, str] | None, tuple[int, str] | None]] = field(
+        default_factory=dict
+    )
+    """Notes whose last write got no answer: how they were before it, and would be after."""
+    unanswered: int = 0
     gaps: list[float] = field(default_factory=list)
     """How long each write took, in seconds."""
     acknowledged: int = 0
@@ -214,6 +229,7 @@ class Writer(threading.Thread):
         self._userid = userid
         self._pause_s = pause_s
         self._stop_asked = threading.Event()
+        self._doing: tuple[int, tuple[int, str] | None] = (0, None)
 
     def stop(self) -> Ledger:
         """End; returns the ledger."""
@@ -232,6 +248,8 @@ class Writer(threading.Thread):
             try:
                 self._write(turn)
                 self.ledger.acknowledged += 1
+            except CommitUnknown:
+                self._unanswered()
             except (UserBusy, DatabaseError):
                 self.ledger.busy += 1
             except BaseException as error:
@@ -240,6 +258,12 @@ class Writer(threading.Thread):
             self.ledger.gaps.append(time.monotonic() - began)
             if self._pause_s:
                 self._stop_asked.wait(self._pause_s)
+
+    def _unanswered(self) -> None:
+        """The connection broke during the commit: from now on leave that note alone."""
+        ledger, (noteid, result) = self.ledger, self._doing
+        ledger.unanswered += 1
+        ledger.unsure[noteid] = (ledger.rows.pop(noteid, None), result)
 
     def _write(self, turn: int) -> None:
         ledger, userid = self.ledger, self._userid
@@ -272,6 +296,7 @@ class Writer(threading.Thread):
                         delete(tag).where(tag.c.userid == userid, tag.c.noteid == noteid)
                     )
                 assert changed == 1, f"note {noteid} is not there to be changed"
+            self._doing = (noteid, result)
         if result is None:
             del ledger.rows[noteid]
         else:
@@ -303,8 +328,82 @@ def assert_kept(databases: Databases, clusterid: int, userid: int, ledger: Ledge
     """Every acknowledged write is on the cluster, exactly once, and nothing else is."""
     found = content(databases, clusterid, userid)
     notes = {row[1]: (row[2], row[3]) for row in found["note"]}
+    for noteid, outcomes in ledger.unsure.items():
+        assert notes.pop(noteid, None) in outcomes
     assert notes == ledger.rows
-    assert {row[2] for row in found["tag"]} == set(ledger.rows)
-    assert [row[1] for row in found["tally"]] == [ledger.acknowledged]
+    assert {row[2] for row in found["tag"]} - set(ledger.unsure) == set(ledger.rows)
+    (writes,) = (row[1] for row in found["tally"])
+    assert ledger.acknowledged <= writes <= ledger.acknowledged + ledger.unanswered
     (counter,) = (row[2] for row in found["usercounter"])
     assert counter >= max(ledger.rows, default=0)
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: str, what: Callable[[], None]) -> None:
+    """Do something the first time that a worker of this process comes by a named step."""
+    done = threading.Event()
+
+    def crash_here(here: str) -> None:
+        if here == step and not done.is_set():
+            done.set()
+            what()
+
+    for module in (copy, cutover, purge, recovery, worker_module):
+        monkeypatch.setattr(module, "crash_here", crash_here)
+
+
+def vanish() -> None:
+    """What a worker does that was killed, as far as databases see it: nothing more."""
+    raise ClaimLost("this worker is dead")
+
+
+class _UndoneError(Exception):
+    pass
+
+
+@contextmanager
+def undone(databases: Databases, role: str) -> Iterator[Connection]:
+    """A write transaction that is rolled back at its end."""
+    with suppress(_UndoneError), databases.write(role) as connection:
+        yield connection
+        raise _UndoneError
+
+
+def as_json(value: Any) -> str:
+    """As the mover's columns keep it."""
+    return json.dumps(value)
+
+
+class Fixture:
+    """A site with bob on cluster 1, who has twenty notes, and carl, who has none."""
+
+    def __init__(self, site: TestSite) -> None:
+        prepare(site.databases)
+        self.site = site
+        self.databases = site.databases
+        self.users = site.users()
+        self.worker = worker(site, self.users)
+        self.bob = self.users.create("bob", cluster=1).userid
+        self.carl = self.users.create("carl", cluster=1).userid
+        fill(site.databases, 1, self.bob, 20)
+        self.move: Move = None  # type: ignore[assignment]
+        self.notes = [(row[1], row[3]) for row in content(site.databases, 1, self.bob)["note"]]
+
+    def write(self) -> None:
+        """Write one more note, which must be possible now."""
+        with self.users.writing(self.bob) as connection:
+            noteid = allocate(connection, self.bob, "note")
+            connection.execute(
+                insert(note).values(userid=self.bob, noteid=noteid, version=0, body="more")
+            )
+        self.notes.append((noteid, "more"))
+
+    def claimed(self, lease_s: float = 30.0) -> Move:
+        """A move of bob to cluster 2 that somebody has claimed and not begun."""
+        return self.worker.moves.claim(self.worker.moves.enqueue(self.bob, 2), "somebody", lease_s)
+
+    def assert_on(self, clusterid: int) -> None:
+        """Bob lives there, with all of his notes, and can write."""
+        assert home(self.databases, self.bob) == clusterid
+        found = [(row[1], row[3]) for row in content(self.databases, clusterid, self.bob)["note"]]
+        assert found == sorted(self.notes)
+        self.write()

@@ -31,7 +31,8 @@ class Range:
     upto: Key | None = None
 
     def __str__(self) -> str:
-        return f"after {shown(self.after)} up to {shown(self.upto)}"
+        start = "from the start" if self.after is None else f"after {shown(self.after)}"
+        return f"{start} to {'the end' if self.upto is None else shown(self.upto)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +141,8 @@ class Rows(Protocol):
         """The highest number in a column within a span; 0 for none."""
 
 
-def shown(key: Key | None) -> str:
+def shown(key: Key) -> str:
     """A key for people."""
-    if key is None:
-        return "the end"
     return "(" + ", ".join(repr(part)[:60] for part in key) + ")"
 
 
