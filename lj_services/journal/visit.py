@@ -268,7 +268,7 @@ class Visit:
     def login_path(self) -> str:
         """The log-in page, which leads back to this one."""
         here = self.request.url.path
-        if self.request.method not in ("GET", "HEAD") or here == "/":
+        if self.request.method not in ("GET", "HEAD") or here in ("/", "/login", "/signup"):
             return "/login"
         return f"/login?{urlencode({'next': here})}"
 
