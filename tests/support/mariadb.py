@@ -7,12 +7,14 @@ with ``mariadb_server`` or ``mariadb_pair``.
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,42 @@ import mysql.connector
 import pytest
 
 from tests.support.process import Running, free_port, spawn
+
+SMALL = (
+    "--innodb-buffer-pool-size=64M",
+    "--innodb-log-file-size=16M",
+    # Many servers at once would share out the kernel's room for native requests.
+    "--innodb-use-native-aio=OFF",
+)
+"""Options that keep a test server small."""
+
+
+@cache
+def _empty_data_folder() -> Path:
+    """The data folder of a server that was never used; made once per test process.
+
+    Raises:
+        AssertionError: with all that mariadb-install-db said.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="ljdbnew"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    done = subprocess.run(
+        [
+            "mariadb-install-db",
+            "--no-defaults",
+            "--user=root",
+            f"--datadir={folder / 'data'}",
+            "--auth-root-authentication-method=normal",
+            "--skip-test-db",
+            *SMALL,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return folder / "data"
 
 
 class MariaDB:
@@ -40,19 +78,7 @@ class MariaDB:
         self._data = folder / "data"
         self._stack = ExitStack()
         self.running: Running | None = None
-        subprocess.run(
-            [
-                "mariadb-install-db",
-                "--no-defaults",
-                "--user=root",
-                f"--datadir={self._data}",
-                "--auth-root-authentication-method=normal",
-                "--skip-test-db",
-                "--innodb-log-file-size=16M",
-            ],
-            check=True,
-            capture_output=True,
-        )
+        shutil.copytree(_empty_data_folder(), self._data)
 
     def start(self) -> None:
         """Start it, and return when it answers."""
@@ -68,8 +94,7 @@ class MariaDB:
                     f"--pid-file={self.folder / 'pid'}",
                     "--bind-address=127.0.0.1",
                     "--skip-name-resolve",
-                    "--innodb-buffer-pool-size=64M",
-                    "--innodb-log-file-size=16M",
+                    *SMALL,
                     "--innodb-flush-log-at-trx-commit=1",
                     "--sync-binlog=1",
                     f"--log-bin={self._data / 'binlog'}",
