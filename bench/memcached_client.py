@@ -7,6 +7,7 @@ Values are text of 100 bytes, which all three give back as str.
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -39,7 +40,7 @@ def four_servers(connect: Callable[[list[int]], Any]) -> Iterator[Subject]:
         client = connect(ports)
         for key, value in VALUES.items():
             client.set(key, value)
-        yield Subject(client)
+        yield Subject(client, os.getpid())
 
 
 def ours(ports: list[int]) -> Client:
