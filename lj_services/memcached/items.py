@@ -18,8 +18,8 @@ goes back; the store reads no clock.  An item is dead from the moment its
 is looked up, when the timing wheel passes it (expiry.py), or when its turn to
 be evicted comes.
 
-Memory: `used` is the sum of what the items truly cost: their own objects, their
-slots in the dictionary and in the wheel, and the bytes of values that are still
+Memory: `used` is the sum of what the items truly cost: their own objects, the
+dictionary (measured now and then, as it grows in leaps), and the bytes of values that are still
 on their way in (`reserve`).  An operation that makes it grow past `limit` evicts
 until it fits again, but at most twice what it added plus one item.  In the
 normal course that is enough.  After the limit was lowered it spreads the work
@@ -38,14 +38,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
-from lj_services.memcached.expiry import BYTES_PER_ENTRY, TimingWheel
+from lj_services.memcached.expiry import Timer, TimingWheel
 
 NEVER: Final = math.inf
 """`Item.expires_at` of an item that doesn't expire."""
-
-DICTIONARY_SLOT: Final = 128
-"""Bytes that an entry of a large `OrderedDict` costs at most: hash, key, value, its share of
-the two index tables just after they have doubled, and its node in the list of use."""
 
 STALE: Final = 1
 """`Item.state`: marked by ``md`` with the flag I, to be fetched anew by one client."""
@@ -54,20 +50,31 @@ WON: Final = 2
 BASE64_KEY: Final = 4
 """`Item.state`: stored under a key that travels as base64."""
 
+WEIGH_EVERY: Final = 128
+"""After so many stores of new keys the dictionary's own size is measured again."""
+
+BITE: Final = 1 << 20
+"""When the dictionary has grown: bytes to evict at once; the rest waits for the next operations."""
+
+DENSE: Final = 216
+"""What a dictionary takes for an item, at most, unless it has lost items since it grew."""
+
 STEP: Final = 10_000
 """How many items `advance` looks at, at most: a few milliseconds."""
 
 
-class Item:
+class Item(Timer):
     """One key and what is cached under it."""
 
-    __slots__ = ("block", "cas", "expires_at", "key", "state", "stored", "used")
+    __slots__ = ("block", "cas", "key", "state", "stored", "used")
 
     def __init__(self, key: bytes, block: bytes, cas: int, now: float) -> None:
         self.key = key
         self.block = block
         self.cas = cas
         self.expires_at = NEVER
+        self.before = None
+        self.after = None
         self.stored = now
         self.used = 0.0  # 0: not fetched since it was stored
         self.state = 0
@@ -94,11 +101,10 @@ OVERHEAD: Final = (
     sys.getsizeof(Item(b"", b"", 0, 0.0))
     + 2 * (sys.getsizeof(b"") + _MALLOC_ROUNDING)  # key and block
     + sys.getsizeof(2**62)  # cas
-    + DICTIONARY_SLOT
 )
-"""What an item costs beyond the bytes of its key and its block."""
+"""What an item costs beyond the bytes of its key and its block, and its slot in the dictionary."""
 
-EXPIRY_OVERHEAD: Final = sys.getsizeof(0.5) + BYTES_PER_ENTRY
+EXPIRY_OVERHEAD: Final = sys.getsizeof(0.5)
 """What it costs in addition that an item expires."""
 
 
@@ -132,6 +138,7 @@ class Items:
         self._aside: list[OrderedDict[bytes, Item]] = []
         self._wheel: TimingWheel[Item] = TimingWheel(now)
         self._clear_at = NEVER
+        self._tables = 0  # what the dictionaries themselves take, as of the last weighing
 
     def __len__(self) -> int:
         return len(self._items)
@@ -192,6 +199,8 @@ class Items:
         if item is None:
             item = self._items[key] = Item(key, block, cas, self.now)
             change = OVERHEAD + len(key) + len(block)
+            if not cas % WEIGH_EVERY:
+                self._weigh()
         else:
             change = len(block) - len(item.block)
             if item.expires_at != NEVER:
@@ -268,6 +277,14 @@ class Items:
             if self._items.get(item.key) is item:
                 self._expire(item)
         self._shrink(STEP)
+        self._weigh()
+        if (
+            self._slack() > max(self._tables // 2, BITE)
+            or 0 < self.used - self.limit <= self._slack()
+        ):
+            # A dictionary that has lost most of its items keeps its size: make a smaller one.
+            self._items = OrderedDict(self._items)
+        self._weigh()
         return more or bool(self._aside) or self.used > self.limit
 
     def reserve(self, change: int) -> None:
@@ -280,6 +297,15 @@ class Items:
         if self.used > self.limit:
             self._make_room(2 * change)
 
+    def _weigh(self) -> None:
+        """Count what the dictionaries themselves take: index tables and the list of use."""
+        tables = sys.getsizeof(self._items) + sum(map(sys.getsizeof, self._aside))
+        change = tables - self._tables
+        self._tables = tables
+        self.used += change
+        if self.used > self.limit:
+            self._make_room(min(2 * change, BITE))
+
     def _make_room(self, enough: int) -> None:
         """Evict until the rest is within the limit, or `enough` bytes are freed."""
         goal = max(self.limit, self.used - enough)
@@ -288,8 +314,15 @@ class Items:
 
     def _shrink(self, most: int) -> None:
         """Free what was put aside, and evict what is over the limit, `most` items at most."""
-        while most > 0 and (self._aside or self.used > self.limit) and self._free_one():
-            most -= 1
+        for _ in range(most):
+            if not self._aside and self.used - self._slack() <= self.limit:
+                return
+            if not self._free_one():
+                return
+
+    def _slack(self) -> int:
+        """What the dictionaries take that smaller ones, made anew, would not."""
+        return max(0, self._tables - DENSE * len(self._items))
 
     def _free_one(self) -> bool:
         """Free one item, if there is one: put aside, else least recently used."""

@@ -88,8 +88,9 @@ class MemcachedService:
 
     async def start(self) -> None:
         """Listen."""
-        # Items refer to nothing but bytes and numbers, so the collector of cycles would
-        # walk millions of them in vain; the young generations are enough for the rest.
+        # Items that are let go are never part of a cycle (they are unlinked from the wheel
+        # first), so the collector would walk millions of them in vain; the young
+        # generations are enough for the rest.
         gc.set_threshold(10_000, 10, 1_000_000)
         address = self.settings.listen
         self._server = await self._loop.create_server(

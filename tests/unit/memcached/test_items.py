@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections import OrderedDict
+import tracemalloc
 
 import pytest
 from hypothesis import settings
@@ -12,8 +12,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from lj_services.memcached.expiry import SLOTS, TimingWheel
 from lj_services.memcached.items import (
-    DICTIONARY_SLOT,
-    EXPIRY_OVERHEAD,
     NEVER,
     OVERHEAD,
     STEP,
@@ -115,11 +113,11 @@ class StoreModel(RuleBasedStateMachine):
     def memory_is_the_sum_of_its_parts(self) -> None:
         held = [*self.items._items.values()]
         held += [item for aside in self.items._aside for item in aside.values()]
-        assert self.items.used == sum(map(cost, held))
+        assert self.items.used == sum(map(cost, held)) + self.items._tables
 
 
 TestStoreModel = StoreModel.TestCase
-TestStoreModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestStoreModel.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
 
 
 def fill(items: Items, number: int, size: int = 100) -> None:
@@ -128,7 +126,7 @@ def fill(items: Items, number: int, size: int = 100) -> None:
 
 
 def test_the_least_recently_used_goes_first() -> None:
-    items = Items(limit=10 * (OVERHEAD + 200))
+    items = Items(limit=10 * (OVERHEAD + 300))
     fill(items, 10)
     fetched: list[bytes] = []
     while items.evictions == 0:
@@ -169,8 +167,9 @@ def test_a_lowered_limit_is_reached_in_steps() -> None:
     steps = 0
     while items.advance(1.0):
         steps += 1
+        assert steps < 10
     assert steps >= 2
-    assert items.used <= items.limit
+    assert 0.5 * items.limit < items.used <= items.limit
     assert items.find(b"one") is not None
 
 
@@ -184,8 +183,10 @@ def test_clearing_takes_no_time_and_gives_the_memory_back_in_steps() -> None:
     steps = 0
     while items.advance(1.0):
         steps += 1
-    assert steps == 2
-    assert items.used == OVERHEAD + len(b"new") + len(b"VALUE new 0 1\r\n1\r\n")
+    assert steps in (2, 3)
+    item = items.find(b"new")
+    assert item is not None
+    assert cost(item) < items.used < cost(item) + 1000
     assert items.evictions == 0
 
 
@@ -206,20 +207,23 @@ def test_a_million_things_due_at_once_are_looked_at_in_steps() -> None:
 
 
 def test_what_an_item_is_said_to_cost_is_what_it_costs() -> None:
-    entries = OrderedDict.fromkeys(range(1000))
-    size = sys.getsizeof(entries)
-    worst = 0.0
-    for number in range(1000, 200_000):
-        entries[number] = None
-        if (grown := sys.getsizeof(entries)) > size * 1.2:
-            worst = max(worst, grown / len(entries))
-            size = grown
-        size = max(size, grown)
-    assert worst <= DICTIONARY_SLOT
-
     item = Item(b"k" * 20, b"v" * 150, 2**62, 0.0)
     objects = sum(map(sys.getsizeof, (item, item.key, item.block, item.cas)))
-    assert 0 <= cost(item) - objects - DICTIONARY_SLOT <= 2 * 15
+    assert 0 <= cost(item) - objects <= 2 * 15  # what malloc rounds up
     item.expires_at = 1.5
-    assert cost(item) - objects >= DICTIONARY_SLOT + sys.getsizeof(1.5) + 16
-    assert EXPIRY_OVERHEAD < 100
+    assert cost(item) - objects >= sys.getsizeof(1.5)
+
+
+def test_the_memory_that_is_counted_is_the_memory_that_is_taken() -> None:
+    items = Items(limit=4 << 20)
+    tracemalloc.start()
+    try:
+        for index in range(30_000):
+            expires_at = NEVER if index % 3 else 3600.0
+            items.put(b"key%06d" % index, 0, b"x" * (index % 300), expires_at)
+        items.advance(1.0)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert items.evictions > 10_000
+    assert 0.9 * items.limit < taken < 1.02 * items.limit
