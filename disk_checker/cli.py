@@ -393,6 +393,12 @@ def _words(options: dict[str, Any]) -> list[str]:
     help="Where this host's listener is; the victim must reach it.",
 )
 @click.option(
+    "--reach",
+    default="",
+    metavar="HOST:PORT",
+    help="Where the victim reaches it, if elsewhere (listening on 0.0.0.0, behind NAT).",
+)
+@click.option(
     "--power-off",
     required=True,
     metavar="COMMAND",
@@ -429,6 +435,7 @@ def run_command(
     victim: str,
     state: Path,
     address: str,
+    reach: str,
     power_off: str,
     power_on: str,
     cycles: int,
@@ -465,6 +472,7 @@ def run_command(
                 target=file,
                 size=size,
                 listener=listener,
+                reach=reach,
                 switch=Switch(power_off, power_on),
                 cycles=cycles,
                 seconds=write_seconds,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import select
@@ -93,6 +94,9 @@ class SshVictim:
         # Imported when used: hosts that only write or listen need no fabric.
         from fabric import Connection  # type: ignore[import-untyped]
 
+        # A host without power is what is waited for here, no error to print.
+        logging.getLogger("paramiko").setLevel(logging.CRITICAL)
+
         try:
             with Connection(self.name, connect_timeout=5) as connection:
                 done = connection.run(command, hide=True, warn=True, timeout=timeout_s)
@@ -129,8 +133,10 @@ class Settings:
     target: str
     size: str
     listener: str
-    """the address that the victim and this host reach the listener at"""
+    """the address that this host reaches the listener at"""
     switch: Switch
+    reach: str = ""
+    """the address that the victim reaches it at, if another"""
     cycles: int = 1
     seconds: float = 30.0
     """how long it writes before each cut"""
@@ -197,7 +203,8 @@ def run_cycles(victim: Victim, settings: Settings, tell: Tell) -> list[dict[str,
 def _cycle(victim: Victim, settings: Settings, number: int, tell: Tell) -> dict[str, Any]:
     boot = "" if settings.same_boot else victim.run(_BOOT, 30)[1].strip()
     program = settings.program or victim.program
-    words = [*program, "create", settings.listener, settings.target, settings.size]
+    listener = settings.reach or settings.listener
+    words = [*program, "create", listener, settings.target, settings.size]
     process = victim.start(shlex.join([*words, *settings.words]))
     environment = {
         "HOST": victim.name,
@@ -222,7 +229,7 @@ def _cycle(victim: Victim, settings: Settings, number: int, tell: Tell) -> dict[
     if not settings.same_boot:
         _wait_back(victim, boot, settings.back_s)
     tell("verifying", {"cycle": number})
-    verify = [*program, "verify", settings.listener, settings.target, "--json"]
+    verify = [*program, "verify", listener, settings.target, "--json"]
     verify += ["--run", run, *(["--same-boot"] if settings.same_boot else [])]
     verify += settings.verify_words
     code, out, errors = victim.run(shlex.join(verify), 24 * 3600)
