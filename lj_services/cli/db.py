@@ -12,12 +12,13 @@ from lj_services.cli.output import CommandError, Output, json_option
 from lj_services.cli.site import Site, pass_site
 from lj_services.daemon import ExitCode
 from lj_services.database import Component, DatabaseError, SchemaState, migrate, status
-from lj_services.usercluster import mover
+from lj_services.usercluster import coordinator, mover
 from lj_services.usercluster.balance import store as balance
 
 COMPONENTS: tuple[Component, ...] = (
     usercluster.COMPONENT,
     mover.COMPONENT,
+    coordinator.COMPONENT,
     balance.COMPONENT,
     journal.COMPONENT,
 )

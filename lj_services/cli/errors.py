@@ -23,6 +23,7 @@ from lj_services.usercluster import (
     UnknownUser,
     UserClusterError,
 )
+from lj_services.usercluster.coordinator import Away
 from lj_services.usercluster.mover.errors import Contradiction, UnknownMove
 
 _EXIT_CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
@@ -40,6 +41,7 @@ _EXIT_CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (HomeMissing, ExitCode.FAILED),
     (UnknownMove, ExitCode.UNKNOWN),
     (Contradiction, ExitCode.FAILED),
+    (Away, ExitCode.UNREACHABLE),
     (UserClusterError, ExitCode.REFUSED),
 )
 """The first that fits decides."""

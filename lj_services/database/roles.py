@@ -118,6 +118,17 @@ class Databases:
         """
         return self._role(role).writer
 
+    def replicas(self, role: str) -> list[Server]:
+        """The servers of a role's readers that are expected to replicate, up or not.
+
+        Raises:
+            UnknownRole: there is none of that name.
+        """
+        found = self._role(role)
+        if not found.settings.max_lag_s:
+            return []
+        return [reader.server for reader in found.readers.all]
+
     def readers(self) -> list[ReaderState]:
         """What is known of every reader now."""
         return [
