@@ -1,7 +1,7 @@
 """Copying a user's rows: chunk after chunk in the order of the primary key.
 
 A chunk is read on the source with shared locks in a short transaction and written to the
-destination in another; a second thread reads the next one meanwhile.  The locks make sure that
+destination in another, which takes several; a second thread reads ahead.  The locks make sure that
 a row is not read in a state that its own change, already seen in the feed, is about to replace
 (`feed`).  How many rows a chunk has follows from how long the last one took, since a writer who
 wants one of its rows waits so long; and from its bytes, since two chunks are in memory at once.
@@ -28,6 +28,8 @@ from lj_services.usercluster.mover.work import Meter, Work, crash_here, timed
 
 WIPE_ROWS = 1000
 SAVE_EVERY_S = 1.0
+COMMIT_EVERY_S = 0.2
+FIRST_ROWS = 1000
 
 
 def wipe(work: Work) -> int:
@@ -72,27 +74,30 @@ def copy(work: Work, pending: Callable[[], bool], between: Callable[[], None]) -
             thawed_key(progress.get("after")) if progress.get("table") == tables[0].name else None
         )
         with _Reader(work, tables, start, meters) as reader:
-            for read in reader:
+            while not reader.ended and not pending():
                 work.check()
                 with work.databases.write(work.dst) as connection:
                     fences.importing(connection, work.move)
-                    work.rows.put(connection, read.table, read.chunk.rows)
-                progress["table"] = read.table.name
-                progress["after"] = frozen_key(read.chunk.last)
-                progress["rows"] = progress.get("rows", 0) + len(read.chunk.rows)
-                progress["bytes"] = progress.get("bytes", 0) + read.chunk.bytes
+                    until = time.monotonic() + COMMIT_EVERY_S
+                    for read in reader:
+                        work.rows.put(connection, read.table, read.chunk.rows)
+                        progress["table"] = read.table.name
+                        progress["after"] = frozen_key(read.chunk.last)
+                        progress["rows"] = progress.get("rows", 0) + len(read.chunk.rows)
+                        progress["bytes"] = progress.get("bytes", 0) + read.chunk.bytes
+                        if time.monotonic() > until:
+                            break
                 crash_here("chunk")
                 if time.monotonic() - saved > SAVE_EVERY_S:
                     work.save()
                     saved = time.monotonic()
-                if pending():
-                    break
-            else:
+            if reader.ended:
                 return
         # The reader has stopped, and what it had read ahead is read again: nothing that was
         # read earlier can be written later than what `between` writes.
         between()
-        tables = [table for table in tables if table.name >= progress["table"]]
+        done = progress.get("table", "")
+        tables = [table for table in tables if table.name >= done]
 
 
 class _Reader:
@@ -101,6 +106,7 @@ class _Reader:
     def __init__(
         self, work: Work, tables: list[Table], start: Key | None, meters: dict[str, Meter]
     ) -> None:
+        self.ended = False
         self._meters = meters
         self._work = work
         self._tables = tables
@@ -128,6 +134,7 @@ class _Reader:
     def __next__(self) -> _Read:
         read = self._ready.get()
         if read is None:
+            self.ended = True
             raise StopIteration
         if read.error is not None:
             raise read.error
@@ -139,8 +146,9 @@ class _Reader:
         try:
             for table in self._tables:
                 after = self._start if table is self._tables[0] else None
+                first = min(FIRST_ROWS, max(1, settings.chunk_bytes // max(1, table.row_bytes)))
                 meter = self._meters.setdefault(
-                    table.name, Meter(settings.chunk_target_ms / 1000, settings.chunk_bytes)
+                    table.name, Meter(settings.chunk_target_ms / 1000, settings.chunk_bytes, first)
                 )
                 while not self._stop.is_set():
                     with timed() as clock, self._work.locking(self._work.src) as connection:

@@ -79,8 +79,8 @@ def cut_over(work: Work, users: Users, follower: Follower | None) -> Pause:
     began = time.monotonic()
     try:
         with work.databases.write(work.src) as source:
-            began = time.monotonic()
             frozen = fences.freeze(source, work.move, work.settings.freeze_lock_ms)
+            began = frozen.since
         locked = time.monotonic()
         crash_here("froze")
         _follow(work, follower, frozen, began + limit_s)
@@ -99,8 +99,9 @@ def cut_over(work: Work, users: Users, follower: Follower | None) -> Pause:
         raise
     committed = time.monotonic()
     crash_here("switched")
-    finish(work, users)
+    bury(work)
     ended = time.monotonic()
+    users.reload(work.move.userid)
     return Pause(
         (ended - began) * 1000,
         (locked - began) * 1000,
@@ -186,7 +187,12 @@ def let_go(work: Work, why: BaseException) -> None:
 def finish(work: Work, users: Users) -> None:
     """What follows the commit point: tombstone and caches; more than once does no harm."""
     assert work.move.state == SWITCHED
+    bury(work)
+    users.reload(work.move.userid)
+
+
+def bury(work: Work) -> None:
+    """Leave the tombstone: writers who wait at the source look where the user is now."""
     with work.databases.write(work.src) as source:
         fences.bury(source, work.move)
     crash_here("buried")
-    users.reload(work.move.userid)

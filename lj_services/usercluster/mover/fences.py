@@ -19,6 +19,7 @@ binary log has commits in order: when the feed shows that ``n``, it has shown ev
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, insert, select, text, update
@@ -228,6 +229,8 @@ class Frozen:
     marker: int
     """The marker's ``n`` that the feed must show."""
     readonly: bool
+    since: float
+    """When writers began to be held, by this process's monotonic clock."""
 
 
 def freeze(connection: Connection, move: Move, wait_ms: int) -> Frozen:
@@ -248,6 +251,7 @@ def freeze(connection: Connection, move: Move, wait_ms: int) -> Frozen:
     server = connection.dialect.name != "sqlite"
     mariadb = bool(getattr(connection.dialect, "is_mariadb", False))
     head = f"SET STATEMENT max_statement_time={wait_ms / 1000:.3f} FOR " if mariadb else ""
+    since = time.monotonic()
     try:
         if server and not mariadb:  # MySQL waits for locks in whole seconds, or not at all
             connection.execute(
@@ -272,7 +276,7 @@ def freeze(connection: Connection, move: Move, wait_ms: int) -> Frozen:
             f"{move}: cluster {move.src} has the user {home.state if home else 'not'} with epoch "
             f"{home.epoch if home else '-'}, expected active with epoch {move.home_epoch}"
         )
-    return Frozen(marker, home.readonly)
+    return Frozen(marker, home.readonly, since)
 
 
 def thaw(connection: Connection, move: Move) -> bool:

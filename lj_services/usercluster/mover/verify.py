@@ -23,7 +23,7 @@ from lj_services.usercluster.mover.follow import Dirty, Follower
 from lj_services.usercluster.mover.rows import Key, Range, Sum
 from lj_services.usercluster.mover.work import Meter, Work
 
-TARGET_S = 0.1
+TARGET_S = 0.05
 SAVE_EVERY_S = 1.0
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import socket
 import threading
 import time
@@ -167,7 +168,10 @@ class Worker:
 
     def next(self) -> Move | None:
         """Claim the most urgent move that is due; None: there is none."""
-        for move in self.moves.due():
+        due = self.moves.due()
+        # Workers who look at once would all try the same one first.
+        random.shuffle(due)
+        for move in sorted(due, key=lambda move: -move.priority):
             try:
                 return self.moves.claim(move, self.name, self._settings.lease_s)
             except ClaimLost:
