@@ -54,6 +54,7 @@ from lj_services.usercluster.mover.tables import (
     CATCHING_UP,
     COPYING,
     FAILED,
+    FROZEN,
     PREPARING,
     PURGING,
     QUEUED,
@@ -279,6 +280,8 @@ class Worker:
             log.exception("%s: an error that nobody foresaw", move)
         if move.state in AFTER_COMMIT:
             ending = None
+        if move.state == FROZEN:
+            backoff = 0.0  # whoever can reach the source thaws the user
         log.warning("%s, %s: %s: %s", move, move.state, type(error).__name__, error)
         try:
             given_back = self.moves.release(
