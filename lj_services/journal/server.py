@@ -42,6 +42,7 @@ class Connection(HttpToolsProtocol):
         self._limits = limits
         self._head = 0
         self._in_head = True
+        self._ended = False
         self.last_input = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -59,8 +60,10 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.last_input = self.loop.time()
+        self._ended = False
         super().data_received(data)
-        if self._in_head:
+        # What ends a request belongs to its body, and is no head of the next one.
+        if self._in_head and not self._ended:
             self._head += len(data)
             if self._head > MOST_HEAD and not self.transport.is_closing():
                 self.transport.write(HEAD_TOO_LONG)
@@ -75,7 +78,7 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        self._in_head, self._head = True, 0
+        self._in_head, self._head, self._ended = True, 0, True
         super().on_message_complete()
 
     def close(self) -> None:
