@@ -25,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
 from collections import deque
 from itertools import count
@@ -49,6 +50,8 @@ TICK_S: Final = 0.1
 """How often time passes for the items, in seconds."""
 
 BACKLOG: Final = 1024
+SPARE_FILES: Final = 64
+"""Open files beside the clients': the listeners, the log, the event loop's own."""
 PORTION_REPLIES: Final = 512
 """How many pieces of replies are gathered before they are written."""
 PORTION_BYTES: Final = 1 << 18
@@ -92,6 +95,7 @@ class MemcachedService:
         # first), so the collector would walk millions of them in vain; the young
         # generations are enough for the rest.
         gc.set_threshold(10_000, 10, 1_000_000)
+        _allow_open_files(self.settings.max_connections + SPARE_FILES)
         address = self.settings.listen
         self._server = await self._loop.create_server(
             lambda: Connection(self), address.host, address.port, backlog=BACKLOG
@@ -152,6 +156,19 @@ class MemcachedService:
             (number, connection.peer, now - connection.last_input)
             for number, connection in self.connections.items()
         ]
+
+
+def _allow_open_files(number: int) -> None:
+    """Raise this process's soft limit of open files to `number`, as far as the hard one lets."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < number:
+        allowed = number if hard == resource.RLIM_INFINITY else min(number, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < number:
+            log.warning(
+                "too few open files for max_connections; raise the hard limit (ulimit -Hn)",
+                extra={"allowed": allowed, "wanted": number},
+            )
 
 
 def _stop_process() -> None:

@@ -152,11 +152,10 @@ def test_a_client_that_does_not_read(our_memcached: Start) -> None:
 def test_ten_thousand_idle_connections(our_memcached: Start) -> None:
     number = 10_000
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < number + 500:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (number + 500, number + 500))  # root may
-    else:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (number + 500, hard))
+    hard = hard if hard == resource.RLIM_INFINITY else max(hard, number + 500)  # root may
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))  # what the server is born with
     server = our_memcached(f"max_connections={number + 1}", fresh=True)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number + 500, hard))
     before = resident(server)
     idle: list[socket.socket] = []
     try:
