@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.support.process import free_port
+from tests.support.process import free_port, wait_for
 
 CHECKOUT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -122,7 +122,8 @@ class Box:
         ).stdout
 
     def pids(self) -> dict[str, int]:
-        """Service -> process id, of those that run."""
+        """Service -> process id, of those that run; one that is starting is waited for."""
+        wait_for(lambda: "STARTING" not in self.supervisorctl("status"), "services to start")
         status = self.supervisorctl("status")
         return {
             name: int(pid)
