@@ -14,7 +14,8 @@ import pytest
 from tests.support.disk_rig import Checker, Rig
 from tests.support.liar_disk import LiarDisk
 
-pytestmark = pytest.mark.faults
+# Rigs take loop devices and mounts of the whole machine: one after the other.
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("disk_rig")]
 
 RUNS = 100 if os.environ.get("DISK_CHECKER_LONG") == "1" else 1
 BLOCK = 4096

@@ -14,10 +14,21 @@ import pytest
 from tests.support.disk_rig import Checker, Rig
 from tests.support.liar_disk import LiarDisk
 
-pytestmark = pytest.mark.faults
+# Rigs take loop devices and mounts of the whole machine: one after the other.
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("disk_rig")]
 
 LONG = os.environ.get("DISK_CHECKER_LONG") == "1"
 CYCLES = 20 if LONG else 1
+
+WAYS = [
+    (["--sync", "fdatasync", "--threads", "4"], "writeback"),
+    (["--direct", "--depth", "8", "--block-size", "4k"], "writethrough"),
+    (["--workload", "append", "--sync", "fdatasync"], "writeback"),
+    (["--workload", "innodb", "--threads", "4"], "writeback"),
+    (["--sync", "dsync", "--block-size", "4k"], "writeback"),
+    (["--block-size", "256k", "--read-back", "5"], "writeback"),
+    (["--block-size", "512", "--depth", "4"], "writeback"),
+]
 
 
 def pull(
@@ -87,15 +98,7 @@ def test_a_cache_that_ignores_flushes_lies(tmp_path: Path, fs: str) -> None:
 
 @pytest.mark.parametrize(
     ("words", "mode"),
-    [
-        (["--sync", "fdatasync", "--threads", "4"], "writeback"),
-        (["--sync", "dsync", "--block-size", "4k"], "writeback"),
-        (["--direct", "--depth", "8", "--block-size", "4k"], "writethrough"),
-        (["--workload", "append", "--sync", "fdatasync"], "writeback"),
-        (["--workload", "innodb", "--threads", "4"], "writeback"),
-        (["--block-size", "256k", "--read-back", "5"], "writeback"),
-        (["--block-size", "512", "--depth", "4"], "writeback"),
-    ],
+    WAYS if LONG else WAYS[:4],
     ids=lambda value: "-".join(value).replace("--", "") if isinstance(value, list) else value,
 )
 def test_every_way_of_syncing_is_honest_on_an_honest_disk(

@@ -13,7 +13,8 @@ import pytest
 
 from tests.support.disk_rig import CHECKER, Rig
 
-pytestmark = pytest.mark.faults
+# Rigs take loop devices and mounts of the whole machine: one after the other.
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("disk_rig")]
 
 
 @contextmanager
