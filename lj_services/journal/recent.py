@@ -6,11 +6,12 @@ userid picks.  Bytes, big-endian::
     "LJR1"  name length: u8  more: u8  count: u16
     name (ASCII)
     count x (posted_ms: u64, postid: u32, security: u8, end of the document: u32)
-    the documents, one after the other, JSON
+    the documents, one after the other, each JSON and zipped by itself
 
 Private posts are not in it.  `more` says that the user has older ones.  A friends page
-that merges 200 such values reads their times and levels, and decodes only the documents
-of the posts that it shows.
+that merges 200 such values reads their times and levels, and unzips and decodes only the
+documents of the posts that it shows.  (Were the value zipped as a whole, as the client does
+with long ones that gain by it, all 200 would have to be unzipped: that was 4 of 10 ms.)
 
 Staleness.  A reader that misses fills the value from the database.  Without care, a fill
 that read the database before a change could reach the cache after the change's delete,
@@ -38,6 +39,7 @@ import contextvars
 import json
 import logging
 import struct
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -122,7 +124,8 @@ class Recent:
         """Decode one post: the `index`-th of `entries`."""
         posted_ms, postid, security, end = self.entries[index]
         start = self.entries[index - 1][3] if index else 0
-        document = json.loads(self._value[self._documents + start : self._documents + end])
+        zipped = self._value[self._documents + start : self._documents + end]
+        document = json.loads(zlib.decompress(zipped))
         return Excerpt(self.userid, self.name, postid, Security(security), posted_ms, **document)
 
 
@@ -150,10 +153,11 @@ def encode(name: str, rows: Sequence[Sequence[Any]], *, more: bool, length: int)
             },
             ensure_ascii=False,
             separators=(",", ":"),
-        ).encode()
-        end += len(document)
+        )
+        zipped = zlib.compress(document.encode())
+        end += len(zipped)
         entries.append(_ENTRY.pack(posted_ms, postid, security, end))
-        documents.append(document)
+        documents.append(zipped)
     head = _HEAD.pack(MAGIC, len(name), more, len(entries))
     return b"".join([head, name.encode("ascii"), *entries, *documents])
 
