@@ -49,6 +49,8 @@ def _empty_data_folder() -> Path:
             f"--datadir={folder / 'data'}",
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
+            # A server that starts deletes all temporary tables of its tmpdir, others' too.
+            f"--tmpdir={folder}",
             *SMALL,
         ],
         stdout=subprocess.PIPE,
@@ -89,6 +91,7 @@ class MariaDB:
                     "--no-defaults",
                     "--user=root",
                     f"--datadir={self._data}",
+                    f"--tmpdir={self.folder}",
                     f"--socket={self.socket}",
                     f"--port={self.port}",
                     f"--pid-file={self.folder / 'pid'}",
