@@ -4,7 +4,8 @@ Where things are, along the way of one move::
 
     server.py      connections and lines; `lj mover coordinator` is this daemon
     protocol.py    bytes <-> requests, replies, events (the protocol is described there)
-    console.py     the commands: what workers, hosts and operators can say
+    console.py     the commands, which are in worker_commands.py, move_commands.py,
+                   order_commands.py and console_commands.py
     core.py        schedule and tables kept in step: a pick becomes a claim, then a reply
     scheduling.py  which move goes next and why one waits: the rules, without sockets or SQL
     jobs.py        a move as the schedule sees it; what a scope is

@@ -188,7 +188,7 @@ class Schedule:
         self._wake(now)
         has = len(self._of_worker[worker])
         if has >= self.slots.get(worker, 0):
-            return f"{worker} has {has} moves already"
+            return f"{worker} has {has} of {self.slots.get(worker, 0)} moves already"
         best: Job | None = None
         reason = "nothing is due"
         closed: dict[tuple[Side, int, Kind], str | None] = {}

@@ -12,14 +12,21 @@ import logging
 import signal
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Final, cast
 
 from prometheus_client import REGISTRY
 
 from lj_services.daemon import ConfigError, ConnectionLimits
 from lj_services.database import DatabaseError
+from lj_services.usercluster.coordinator import (
+    console_commands,
+    move_commands,
+    order_commands,
+    worker_commands,
+)
 from lj_services.usercluster.coordinator.config import CoordinatorSettings
-from lj_services.usercluster.coordinator.console import Console, Worker
+from lj_services.usercluster.coordinator.console import Command, Console, Worker
 from lj_services.usercluster.coordinator.core import Coordinator
 from lj_services.usercluster.coordinator.desk import Desk
 from lj_services.usercluster.coordinator.metrics import ScheduleMetrics
@@ -40,6 +47,12 @@ MOST_WAITING: Final = 100
 MOST_UNREAD: Final = 1 << 20
 """Bytes of events that a subscriber may leave unread; then it is cut off."""
 
+COMMANDS: Final[Mapping[str, Command]] = {
+    command.__name__: command
+    for module in (worker_commands, move_commands, order_commands, console_commands)
+    for command in module.COMMANDS
+}
+
 
 class CoordinatorService:
     """The daemon's life: what `lj_services.daemon.run_service` starts and ends.
@@ -56,7 +69,7 @@ class CoordinatorService:
             "coordinator", settings.max_connections, settings.idle_timeout_s
         )
         self.coordinator = Coordinator(settings, desk, self._publish, self._deposed)
-        self.console = Console(self.coordinator, _stop_process)
+        self.console = Console(self.coordinator, _stop_process, COMMANDS)
         self.clients: set[Client] = set()
         self._metrics = ScheduleMetrics(self.coordinator.schedule, desk.databases.clusters)
         self._server: asyncio.Server | None = None

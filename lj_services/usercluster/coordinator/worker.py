@@ -28,7 +28,7 @@ from lj_services.usercluster.coordinator.protocol import BadRequest, Reply, toke
 from lj_services.usercluster.mover import Move, UnknownMove, Worker
 from lj_services.usercluster.mover.errors import HandBack
 from lj_services.usercluster.mover.tables import VERIFYING
-from lj_services.usercluster.mover.work import Work
+from lj_services.usercluster.mover.work import COMMIT_EVERY_S, Work
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,7 @@ class Gate:
             HandBack: the move is to be given up.
         """
         rows = worked_off(work)
+        work.between_checks_s = COMMIT_EVERY_S if self._rate is None else 0.0
         with self._changed:
             while True:
                 if self._hand_back is not None:

@@ -52,6 +52,7 @@ CRASHES: Final = (
 )
 """The named steps, in order."""
 
+COMMIT_EVERY_S: Final = 0.2
 ENVIRONMENT: Final = "MOVER_CRASH_AT"
 
 
@@ -91,6 +92,9 @@ class Work:
         self.gate: Callable[[Work], None] = lambda _work: None
         """Called between two transactions while nobody is held up: may take its time, or raise
         `HandBack`."""
+        self.between_checks_s = COMMIT_EVERY_S
+        """How long a step may go on until it comes by the gate again; a gate that slows the work
+        down makes it shorter."""
         self.undoing = False
         """The move's end was asked for, and that is what is being worked on."""
         self._lost: str | None = None
