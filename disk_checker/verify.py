@@ -269,8 +269,8 @@ class Judge:
                 if at + size <= got:
                     place = whole(data, words, at)
                     if place is not None and place[0] == first + index and place[1] <= newest:
-                        checked += 1
                         if place[1] >= acked:
+                            checked += 1
                             newer += place[1] > acked
                             if place[2] > survivor:
                                 survivor = place[2]
@@ -321,13 +321,14 @@ class Judge:
         finding = judge_block(
             self._stamper, block, data, acked, acked_us, self._result.totals.intended, offset=0
         )
-        self._result.checked += 1
         if finding is not None and finding.cls == "lost":
             found = f"the rename is undone: {finding.found}"
             finding = Finding.stale(block, 0, acked, acked_us, found)
         if finding is not None:
             self._result.add(finding)
-        elif data:
+        elif acked:
+            self._result.checked += 1
+        if finding is None and len(data) >= SECTOR:
             word = memoryview(data).cast("Q")
             self._result.survivor(word[62])
 
@@ -337,8 +338,9 @@ def _check_folder(call: Call, path: Path, result: Result, progress: Progress) ->
     for first, states in _States(call, plan.blocks, 4096):
         for index in range(len(states) // 2):
             acked, acked_us = states[2 * index], states[2 * index + 1]
-            judge.slot(first + index, _read_slot(path, first + index, plan), acked, acked_us)
-        result.bytes_read = result.checked * plan.block_size
+            data = _read_slot(path, first + index, plan)
+            result.bytes_read += len(data) if isinstance(data, bytes) else 0
+            judge.slot(first + index, data, acked, acked_us)
         progress(min(first + 4096, plan.blocks) * plan.block_size, plan.size)
 
 

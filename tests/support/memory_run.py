@@ -7,6 +7,7 @@ into the tests.
 from __future__ import annotations
 
 import mmap
+import threading
 from array import array
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,12 @@ class MemoryLine:
         self.frames: list[bytes] = []
         self._disk = disk
         self._next = 1
+        self._lock = threading.Lock()
 
     def intend(self, blocks: list[int]) -> int:
-        first, self._next = self._next, self._next + len(blocks)
-        self.frames.append(protocol.encode_intents(first, blocks))
+        with self._lock:
+            first, self._next = self._next, self._next + len(blocks)
+            self.frames.append(protocol.encode_intents(first, blocks))
         return first
 
     def wait_granted(self, seq: int) -> None:

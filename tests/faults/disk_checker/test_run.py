@@ -65,7 +65,7 @@ def test_cycles_from_the_desk(tmp_path: Path, mode: str, code: int, cycles: int)
                 [
                     *(CHECKER, "run", target, "4M", "--state", tmp_path / "state"),
                     *("--power-off", off, "--power-on", on, "--cycles", "2"),
-                    *("--write-seconds", "0.8", "--same-boot", "--block-size", "4k", "--json"),
+                    *("--write-seconds", "2", "--same-boot", "--block-size", "4k", "--json"),
                 ],
                 capture_output=True,
                 text=True,

@@ -48,6 +48,7 @@ def test_one_faulty_write_is_named(
             assert found.get(cls) == 1, f"seed {seed}: {found}"
             assert set(found) <= {cls} | also, f"seed {seed}: {found}"
             assert result.exit_code == 1
+            assert result.checked + sum(result.counts.values()) <= LOG.blocks
             if cls != "misdirected":
                 example = next(one for one in result.examples if one.cls == cls)
                 assert example.block == disk.faults.hit // 4096
