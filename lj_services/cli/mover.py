@@ -66,17 +66,7 @@ coordinator_option = click.option(
 
 def locator(site: Site, address: HostPort | None) -> Callable[[], HostPort | None]:
     """How to learn where the coordinator is, each time that one connects."""
-
-    def locate() -> HostPort | None:
-        if address is not None:
-            return address
-        try:
-            return find(site.databases)
-        except DatabaseError as error:
-            log.warning("global can't be asked for the coordinator: %s", error)
-            return None
-
-    return locate
+    return lambda: address or find(site.databases)
 
 
 def connect(site: Site, address: HostPort | None) -> Client:

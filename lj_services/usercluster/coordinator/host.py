@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from lj_services.daemon import ConfigError, HostPort
+from lj_services.database import DatabaseError
 from lj_services.usercluster.coordinator.client import Client
 from lj_services.usercluster.coordinator.errors import CoordinatorError
 
@@ -93,7 +94,7 @@ class Host:
             smooth = busy if smooth is None else (1 - SMOOTHING) * smooth + SMOOTHING * busy
             try:
                 self._report(smooth)
-            except CoordinatorError as error:
+            except (CoordinatorError, DatabaseError) as error:
                 log.info("%s", error)
                 self._hang_up()
         self._hang_up()

@@ -47,6 +47,8 @@ class Lock:
         self._connection: Connection | None = None
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.term = 0
+        self.held = False
+        """Whether nothing has shown yet that it is lost."""
 
     def take(self) -> int:
         """Take the lock and begin a term; returns its number.
@@ -72,8 +74,9 @@ class Lock:
                 self._connection = connection
             self.term = self._begin_term()
         except BaseException:
-            self._held.close()
+            self.release()
             raise
+        self.held = True
         return self.term
 
     def _take_file(self, path: Path) -> None:
@@ -122,8 +125,10 @@ class Lock:
 
         Raises:
             AnotherRules: the term is over.
-            DatabaseUnreachable: the lock's connection broke: take it again (`retake`).
+            DatabaseUnreachable: the lock is lost: take it again (`retake`).
         """
+        if not self.held:
+            raise DatabaseUnreachable("the lock is lost")
         with self._databases.write("global") as connection:
             self.check(connection)
             connection.execute(
@@ -144,14 +149,14 @@ class Lock:
         Raises:
             AnotherRules, DatabaseError: as `take`.
         """
-        self._held.close()
-        self._connection = None
+        self.release()
         return self.take()
 
     def release(self) -> None:
         """Let somebody else rule."""
-        self._held.close()
+        self.held = False
         self._connection = None
+        self._held.close()
 
     def sign_off(self) -> None:
         """Take the address back, so that nobody looks for this coordinator.

@@ -325,7 +325,10 @@ class CoordinatedWorker:
             client = self._client
             if client is not None and client.open:
                 return client
-            address = self._locate()
+            try:
+                address = self._locate()
+            except DatabaseError as error:
+                raise Away(f"nobody tells where the coordinator is: {error}") from None
             if address is None:
                 raise Away("there is no coordinator; start one with lj mover coordinator")
             client = Client(address)
