@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
 import secrets
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from html.parser import HTMLParser
-from http.cookiejar import CookieJar
 from typing import Any
 
 import click
@@ -20,96 +15,24 @@ from sqlalchemy import Table, func, select
 from lj_services.cli.errors import told
 from lj_services.cli.output import CommandError, Output, json_option
 from lj_services.cli.site import Site, pass_site
+from lj_services.cli.smoke_people import (
+    Kept,
+    KeptPerson,
+    Person,
+    SmokeFailed,
+    keep,
+    kept_file,
+    recall,
+)
 from lj_services.daemon import ExitCode
 from lj_services.database import cluster_role
 from lj_services.journal import tables
-from lj_services.usercluster import User
+from lj_services.usercluster import UnknownUser, User
 from lj_services.usercluster import tables as homes
 
-TIMEOUT_S = 20
 MOST_SIGN_UPS = 24
+NOT_THERE = 404
 TEXT = "Two clusters, two friends, one page."
-
-
-class SmokeFailed(CommandError):
-    """The site did not do what it should; the message says which step, and what it did."""
-
-
-class _Token(HTMLParser):
-    """Finds the token in a page's forms."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.token = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        if tag == "input" and found.get("name") == "csrf":
-            self.token = found.get("value") or ""
-
-
-class Person:
-    """Somebody with a browser: cookies, pages, forms.
-
-    Args:
-        url: the site's front page.
-        name: whom to sign up as.
-    """
-
-    def __init__(self, url: str, name: str) -> None:
-        self.name = name
-        self.password = secrets.token_urlsafe(16)
-        self._url = url.rstrip("/")
-        self._browser = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(CookieJar())
-        )
-
-    def read(self, path: str, *, status: int = 200) -> str:
-        """Get a page, which must answer with `status`.
-
-        Raises:
-            SmokeFailed: it answered otherwise.
-            CommandError: the site can't be reached.
-        """
-        return self._ask(path, None, status)[0]
-
-    def send(self, page: str, path: str, fields: Mapping[str, str]) -> str:
-        """Fill in a form that `page` shows, and send it to `path`.
-
-        Returns:
-            the address that one ends up at, without the site's own.
-
-        Raises:
-            SmokeFailed, CommandError: as `read`.
-        """
-        parser = _Token()
-        parser.feed(self.read(page))
-        if not parser.token:
-            raise SmokeFailed(f"{self._url}{page} shows no form")
-        body = urllib.parse.urlencode({**fields, "csrf": parser.token}).encode()
-        return self._ask(path, body, 200)[1]
-
-    def sign_up(self) -> None:
-        """Make the account."""
-        fields = {"name": self.name, "password": self.password, "again": self.password}
-        self.send("/signup", "/signup", fields)
-
-    def _ask(self, path: str, body: bytes | None, status: int) -> tuple[str, str]:
-        try:
-            with self._browser.open(self._url + path, body, TIMEOUT_S) as answer:
-                got, text, where = answer.status, answer.read().decode(), answer.geturl()
-        except urllib.error.HTTPError as error:
-            with error:
-                got, text, where = error.code, error.read().decode(errors="replace"), error.url
-        except (OSError, http.client.HTTPException) as error:
-            raise CommandError(
-                f"{self._url} can't be reached: {getattr(error, 'reason', error)}; is the site "
-                "running (lj journal serve), and is journal.url in the site file right?",
-                ExitCode.UNREACHABLE,
-            ) from None
-        if got != status:
-            raise SmokeFailed(f"{self._url}{path} answered {got} instead of {status}")
-        return text, (where or "").removeprefix(self._url)
 
 
 class Smoke:
@@ -123,7 +46,12 @@ class Smoke:
     def __init__(self, site: Site, url: str) -> None:
         self._site = site
         self._url = url
+        self._file = kept_file(site.file)
+        self._kept = recall(self._file)
+        self._people: list[Person] = []
         self.steps: list[dict[str, Any]] = []
+        self.not_kept = ""
+        """Why the next run will not know these people; empty if it will."""
 
     def step(self, what: str, work: Callable[[], Any]) -> Any:
         """Do one step and note how long it took, in milliseconds."""
@@ -134,9 +62,9 @@ class Smoke:
         return result
 
     def people(self) -> list[tuple[Person, User]]:
-        """Sign up two people who live on two clusters, or on the only one.
+        """Two people who live on two clusters, or on the only one: known ones, else new ones.
 
-        The site draws a cluster for each; so sign up until two are met.
+        The site draws a cluster for each new one; so sign up until two are met.
         """
         clusters = len(self._site.databases.clusters())
         weights = self._site.settings.users.cluster_weights
@@ -144,15 +72,31 @@ class Smoke:
         wanted = min(2, clusters, taking)
         found: dict[int, tuple[Person, User]] = {}
         spare: list[tuple[Person, User]] = []
-        for _ in range(MOST_SIGN_UPS):
-            person = Person(self._url, f"smoke_{secrets.token_hex(4)}")
-            self.step(f"sign up {person.name}", person.sign_up)
-            user = self._site.users.find(person.name)
+
+        def met(person: Person, user: User) -> bool:
             if user.clusterid in found:
                 spare.append((person, user))
             found.setdefault(user.clusterid, (person, user))
-            if len(found) >= wanted and len(found) + len(spare) >= 2:
-                return [*found.values(), *spare][:2]
+            return len(found) >= wanted and len(found) + len(spare) >= 2
+
+        def two() -> list[tuple[Person, User]]:
+            return [*found.values(), *spare][:2]
+
+        for known in self._kept.people:
+            person = Person(self._url, known.name, known.password)
+            try:
+                user = self._site.users.find(known.name)
+            except UnknownUser:
+                continue
+            if user.readonly or not self.step(f"{known.name} logs in", person.log_in):
+                continue
+            if met(person, user):
+                return two()
+        for _ in range(MOST_SIGN_UPS):
+            person = Person(self._url, f"smoke_{secrets.token_hex(4)}")
+            self.step(f"sign up {person.name}", person.sign_up)
+            if met(person, self._site.users.find(person.name)):
+                return two()
         raise SmokeFailed(
             f"{MOST_SIGN_UPS} people signed up, and all live on cluster {min(found)}: "
             "look at users.cluster_weights and at the free space of the others"
@@ -168,6 +112,8 @@ class Smoke:
             SmokeFailed, CommandError: a step failed.
         """
         (ann, ann_user), (ben, ben_user) = self.people()
+        self._people = [ann, ben]
+        self._keep(self._kept.post)  # also if a step fails: then the next run has the same people
         for one, other in ((ann, ben), (ben, ann)):
             home = f"/~{other.name}"
             self.step(
@@ -179,6 +125,7 @@ class Smoke:
         path = self.step(
             f"{ann.name} posts for friends", lambda: ann.send("/post", "/post", fields)
         )
+        self._clear_away(ann, path)
         self._expect("a stranger is refused", lambda: Person(self._url, "").read(path, status=404))
         answer = f"Seen from cluster {ben_user.clusterid}."
         self.step(
@@ -187,6 +134,39 @@ class Smoke:
         self._expect(f"{ann.name} reads the comment", lambda: ann.read(path), answer)
         self._expect(f"{ben.name} reads the friends page", lambda: ben.read("/friends"), subject)
         return [ann_user, ben_user]
+
+    def leave(self) -> None:
+        """Log everybody out.
+
+        Raises:
+            SmokeFailed, CommandError: that did not work.
+        """
+        for person in self._people:
+            person.log_out()
+
+    def _clear_away(self, ann: Person, path: str) -> None:
+        """Delete what the run before wrote, now that there is something newer."""
+        old = self._kept.post
+        self._keep(path)
+        if old is None or not old.startswith(f"/~{ann.name}/"):
+            return
+        try:
+            self.step(
+                f"{ann.name} deletes an old post",
+                lambda: ann.send(f"{old}/delete", f"{old}/delete", {}),
+            )
+        except SmokeFailed as refused:
+            if refused.status != NOT_THERE:  # somebody has deleted it already
+                raise
+
+    def _keep(self, post: str | None) -> None:
+        people = tuple(
+            KeptPerson(name=person.name, password=person.password) for person in self._people
+        )
+        try:
+            keep(self._file, Kept(people=people, post=post))
+        except OSError as error:
+            self.not_kept = f"{self._file} can't be written ({error.strerror})"
 
     def _expect(self, what: str, work: Callable[[], str], text: str = "") -> None:
         page = self.step(what, work)
@@ -248,9 +228,10 @@ def _tables_of(role: str) -> list[Table]:
 def command(site: Site, url: str | None, as_json: bool) -> None:
     """Use the site as two people would, and show where every row lies.
 
-    Signs up two people with names of their own on two clusters, lets them be friends, post,
-    read the friends page and comment, all through HTTP; then looks into the databases and
-    the cache.  May be run at any time; the accounts stay.
+    Two people on two clusters become friends, post, read the friends page and comment, all
+    through HTTP; then it looks into the databases and the cache.  May be run at any time.
+    The first run signs them up; their passwords are kept in smoke-people.json beside the
+    site file, and later runs log in as them.
     """
     out = Output(as_json)
     address = url or site.settings.journal.url
@@ -260,6 +241,7 @@ def command(site: Site, url: str | None, as_json: bool) -> None:
         smoke = Smoke(site, address)
         people = smoke.run()
         rows, cached = smoke.rows(people), smoke.cached(people)
+        smoke.leave()
     where = {user.name: cluster_role(user.clusterid) for user in people}
     if as_json:
         out.document(
@@ -273,4 +255,6 @@ def command(site: Site, url: str | None, as_json: bool) -> None:
         out.say("")
         out.table(["user", "key", "server", "there"], cached, title="What the cache knows")
     out.say("")
+    if smoke.not_kept:
+        out.say(f"{smoke.not_kept}: the next run will sign up new people.")
     out.say("The site works: " + ", ".join(f"{name} on {home}" for name, home in where.items()))

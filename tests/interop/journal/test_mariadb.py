@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +53,56 @@ def test_smoke(site: RunningSite) -> None:
     again = smoke(site)
     assert again.returncode == 0, again.stderr
     assert "Where every row lies" in again.stdout
+
+
+def people_of(told: dict[str, Any]) -> list[str]:
+    return sorted(told["homes"])
+
+
+def rows_of(told: dict[str, Any]) -> dict[tuple[str, str], int]:
+    return {(row["user"], row["table"]): row["rows"] for row in told["rows"]}
+
+
+@pytest.mark.parametrize("site", ["sqlite"], indirect=True)
+def test_smoke_knows_its_people_again(site: RunningSite, tmp_path: Path) -> None:
+    first = json.loads(smoke(site, "--json").stdout)
+    kept = tmp_path / "smoke-people.json"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    second = json.loads(smoke(site, "--json").stdout)
+    assert people_of(second) == people_of(first)
+    # Nothing piles up: neither log-ins, nor posts, nor comments.
+    assert rows_of(second) == rows_of(first)
+
+
+@pytest.mark.parametrize("site", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("what", ["another password", "nobody", "no file", "no JSON", "read-only"])
+def test_smoke_replaces_people_who_can_not_be_used(
+    site: RunningSite, tmp_path: Path, what: str
+) -> None:
+    first = json.loads(smoke(site, "--json").stdout)
+    file = tmp_path / "smoke-people.json"
+    kept = json.loads(file.read_text())
+    names = [person["name"] for person in kept["people"]]
+    if what == "another password":
+        kept["people"][0]["password"] = "what it was before"
+        file.write_text(json.dumps(kept))
+    elif what == "nobody":
+        kept["people"][0]["name"] = "never_there"
+        file.write_text(json.dumps(kept))
+    elif what == "no file":
+        file.unlink()
+    elif what == "no JSON":
+        file.write_text("{")
+    else:
+        subprocess.run(site.lj("users", "readonly", names[0], "on"), check=True, timeout=60)
+    answer = smoke(site, "--json")
+    assert answer.returncode == 0, answer.stderr
+    second = json.loads(answer.stdout)
+    new = set(people_of(second)) - set(people_of(first))
+    assert names[0] not in second["homes"]
+    assert len(new) == (2 if what in ("no file", "no JSON") else 1)
+    assert sorted(second["homes"].values()) == ["cluster1", "cluster2"]
+    assert people_of(json.loads(smoke(site, "--json").stdout)) == people_of(second)
 
 
 def test_smoke_says_when_the_site_is_away(site: RunningSite) -> None:
