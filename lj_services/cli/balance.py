@@ -4,55 +4,42 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lj_services.cli.balance_inputs import (
+    as_draining,
+    balance_told,
+    known_clusters,
+    rules_with,
+    write_plan,
+)
+from lj_services.cli.balance_run import drain_command, run_command
 from lj_services.cli.balance_tables import print_clusters, print_plan
-from lj_services.cli.errors import exit_code, told
+from lj_services.cli.errors import exit_code
 from lj_services.cli.output import CommandError, Output, json_option
 from lj_services.cli.site import Site, pass_site
-from lj_services.daemon import ExitCode
 from lj_services.database import DatabaseError
-from lj_services.usercluster import NoCluster, UserSettings
 from lj_services.usercluster.balance import plan_file, store
-from lj_services.usercluster.balance.loading import CapacityUnknown, load_snapshot
-from lj_services.usercluster.balance.plan import Plan
+from lj_services.usercluster.balance.loading import load_snapshot
 from lj_services.usercluster.balance.planner import make_plan
 from lj_services.usercluster.balance.rules import BalanceRules, ClusterState, SurveyRules
 from lj_services.usercluster.balance.survey import Surveyed, due, survey
-
-R = TypeVar("R", BalanceRules, SurveyRules)
 
 
 @click.group()
 def command() -> None:
     """Which users should live on which cluster.
 
-    First `survey`, then `plan`; a plan moves nobody by itself.
+    First `survey`, then `plan`, which moves nobody by itself, then `run`.
     """
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """As `told`, with the exit codes of what only balancing refuses."""
-    try:
-        with told():
-            yield
-    except CommandError as error:
-        cause = error.__cause__
-        if isinstance(cause, plan_file.PlanFileError):
-            raise CommandError(error.message, ExitCode.USAGE) from cause
-        if isinstance(cause, CapacityUnknown):
-            raise CommandError(error.message, ExitCode.CONFIG) from cause
-        raise
 
 
 @command.command("survey")
@@ -77,10 +64,10 @@ def survey_command(
     surveyed all the same.
     """
     out = Output(as_json)
-    with _told():
+    with balance_told():
         settings = site.settings.users
-        rules = _with(SurveyRules, settings.survey, max_age_s=max_age, pace=pace)
-        numbers = _clusters(site, only) or site.databases.clusters()
+        rules = rules_with(SurveyRules, settings.survey, max_age_s=max_age, pace=pace)
+        numbers = known_clusters(site, only) or site.databases.clusters()
     numbers = [n for n in numbers if settings.cluster(n).state is not ClusterState.DEAD]
     rows: list[dict[str, Any]] = []
     failure: DatabaseError | None = None
@@ -103,9 +90,9 @@ def survey_command(
 
 @contextmanager
 def _told_but_unreachable() -> Iterator[None]:
-    """As `_told`; but a database's errors pass, since other clusters may still be surveyed."""
+    """As `balance_told`; but a database's errors pass: other clusters may still be surveyed."""
     try:
-        with _told():
+        with balance_told():
             yield
     except CommandError as error:
         if isinstance(error.__cause__, DatabaseError):
@@ -160,13 +147,13 @@ def plan_command(
     Moves nobody: it prints what it would lead to, and writes the plan into a file that can
     be read and edited.  Exit code 5, with the reason, if no plan can reach the targets.
     """
-    with _told():
+    with balance_told():
         settings = site.settings.users
-        rules = _with(BalanceRules, settings.balance, max_moves=max_moves, max_bytes=max_bytes)
-        draining = _clusters(site, drain)
-        plan = make_plan(load_snapshot(site.databases, _draining(settings, draining)), rules)
+        rules = rules_with(BalanceRules, settings.balance, max_moves=max_moves, max_bytes=max_bytes)
+        draining = known_clusters(site, drain)
+        plan = make_plan(load_snapshot(site.databases, as_draining(settings, draining)), rules)
     if out is not None:
-        _write(out, plan)
+        write_plan(out, plan)
     print_plan(Output(as_json), plan, out)
 
 
@@ -180,7 +167,7 @@ def show_command(site: Site, file: Path | None, as_json: bool) -> None:
     FILE is checked line by line against this site: exit code 2 if anything in it is wrong.
     """
     out = Output(as_json)
-    with _told():
+    with balance_told():
         if file is None:
             snapshot = load_snapshot(site.databases, site.settings.users)
             print_clusters(out, snapshot)
@@ -212,7 +199,7 @@ def show_command(site: Site, file: Path | None, as_json: bool) -> None:
 @pass_site
 def pin(site: Site, names: tuple[str, ...], why: str, dry_run: bool, as_json: bool) -> None:
     """Keep the users NAMES where they are: no plan moves them."""
-    with _told():
+    with balance_told():
         users = [site.users.find(name) for name in names]
         if not dry_run:
             store.pin(site.databases, [user.userid for user in users], why)
@@ -229,7 +216,7 @@ def pin(site: Site, names: tuple[str, ...], why: str, dry_run: bool, as_json: bo
 @pass_site
 def unpin(site: Site, names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Let plans move the users NAMES again."""
-    with _told():
+    with balance_told():
         userids = [site.users.find(name).userid for name in names]
         pinned = {found.userid for found in store.pins(site.databases)}
         if not dry_run:
@@ -248,7 +235,7 @@ def unpin(site: Site, names: tuple[str, ...], dry_run: bool, as_json: bool) -> N
 @pass_site
 def pins(site: Site, as_json: bool) -> None:
     """List the pinned users, and why."""
-    with _told():
+    with balance_told():
         found = store.pins(site.databases)
     Output(as_json).table(
         ["userid", "name", "why", "since"],
@@ -264,45 +251,5 @@ def pins(site: Site, as_json: bool) -> None:
     )
 
 
-def _with(model: type[R], rules: R, **changes: Any) -> R:
-    """The rules with what was said on the command line.
-
-    Raises:
-        CommandError: a value is out of its bounds.
-    """
-    said = {name: value for name, value in changes.items() if value is not None}
-    try:
-        return model.model_validate({**rules.model_dump(), **said})
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = "--" + str(first["loc"][0]).removesuffix("_s").replace("_", "-")
-        raise CommandError(f"{option}: {first['msg']}", ExitCode.USAGE) from None
-
-
-def _clusters(site: Site, numbers: Sequence[int]) -> list[int]:
-    known = site.databases.clusters()
-    for number in numbers:
-        if number not in known:
-            there = ", ".join(map(str, known)) or "none"
-            raise NoCluster(f"there is no cluster {number}; there are: {there}")
-    return list(dict.fromkeys(numbers))
-
-
-def _draining(settings: UserSettings, numbers: Sequence[int]) -> UserSettings:
-    changed = {
-        number: settings.cluster(number).model_copy(update={"state": ClusterState.DRAINING})
-        for number in numbers
-    }
-    return settings.model_copy(update={"clusters": {**settings.clusters, **changed}})
-
-
-def _write(file: Path, plan: Plan) -> None:
-    """Whole or not at all: a plan that is cut off must not take an older one's place."""
-    part = file.with_name(file.name + ".part")
-    try:
-        with part.open("w", encoding="utf-8") as stream:
-            stream.writelines(plan_file.write(plan, datetime.now(UTC)))
-        part.replace(file)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise CommandError(f"{file}: can't be written: {error.strerror}") from error
+command.add_command(run_command)
+command.add_command(drain_command)

@@ -128,6 +128,7 @@ class Running:
             "state": state,
             "rows": int(progress.get("verified" if state == VERIFYING else "rows", 0)),
             "total": progress.get("total"),
+            "behind": progress.get("behind"),
             "rate": "any" if rate is None else f"{rate:.3f}",
         }
 

@@ -87,6 +87,7 @@ class Follower:
         dirty, place = self.subscription.take()
         done = self.apply(dirty)
         self.work.progress["place"] = [place.server_id, place.file, place.pos]
+        self.work.progress["behind"] = self.subscription.pending
         return done
 
     def apply(self, dirty: Dirty) -> int:
