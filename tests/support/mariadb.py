@@ -21,7 +21,7 @@ from typing import Any
 import mysql.connector
 import pytest
 
-from tests.support.process import Running, free_port, spawn
+from tests.support.process import Running, free_port, spawn, suspend
 
 SMALL = (
     "--innodb-buffer-pool-size=64M",
@@ -135,7 +135,7 @@ class MariaDB:
     def hang(self) -> None:
         """SIGSTOP: it keeps its connections and answers nothing."""
         assert self.running is not None
-        self.running.process.send_signal(signal.SIGSTOP)
+        suspend(self.running.pid)
 
     def resume(self) -> None:
         """SIGCONT after `hang`."""

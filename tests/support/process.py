@@ -44,6 +44,21 @@ def accepts(port: int, host: str = "127.0.0.1") -> bool:
         return False
 
 
+def suspend(pid: int) -> None:
+    """SIGSTOP a process, and return when all of its threads have stopped.
+
+    The signal alone is not enough: until one thread has taken it, others still answer.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    tasks = list(Path(f"/proc/{pid}/task").iterdir())
+
+    def stopped() -> bool:
+        states = [(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks]
+        return set(states) == {"T"}
+
+    wait_for(stopped, f"process {pid} to stop")
+
+
 class Running:
     """A started program: its `process`, and where its output went."""
 

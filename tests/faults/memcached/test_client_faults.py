@@ -17,7 +17,7 @@ import pytest
 from lj_services.memcached.client import Client
 from lj_services.memcached.rings import RingName, Server
 from lj_services.memcached.trace import Answer
-from tests.support.process import Running, accepts, free_port, spawn, wait_for
+from tests.support.process import Running, accepts, free_port, spawn, suspend, wait_for
 
 pytestmark = pytest.mark.faults
 
@@ -101,7 +101,7 @@ def test_32_threads_on_one_client_while_servers_come_and_go(start: Start, ring: 
         killed.kill()
         so_far = hits()
         wait_for(lambda: hits() > so_far + 2000, "reading to go on without the killed server")
-        os.kill(stopped.pid, signal.SIGSTOP)
+        suspend(stopped.pid)
         so_far = hits()
         wait_for(lambda: hits() > so_far + 2000, "reading to go on without the stopped server")
         os.kill(stopped.pid, signal.SIGCONT)
@@ -129,7 +129,7 @@ def test_a_stopped_server_costs_one_timeout_and_is_left_out(start: Start) -> Non
     port = free_port()
     with start(port) as server, client_of([port], dead_retry_s=600) as client:
         assert client.set("k", 1)
-        os.kill(server.pid, signal.SIGSTOP)
+        suspend(server.pid)
         with client.trace() as trace:
             for _ in range(100):
                 assert client.get("k") is None
@@ -141,7 +141,7 @@ def test_a_stopped_server_is_taken_in_again(start: Start) -> None:
     port = free_port()
     with start(port) as server, client_of([port]) as client:
         assert client.set("k", 1)
-        os.kill(server.pid, signal.SIGSTOP)
+        suspend(server.pid)
         assert client.get("k") is None
         assert client.server_for("k") is None
         os.kill(server.pid, signal.SIGCONT)
@@ -153,7 +153,7 @@ def test_while_a_stopped_server_is_tried_again_only_one_thread_waits(start: Star
     answers: list[Answer] = []
     with start(port) as server, client_of([port], dead_retry_s=2.0) as client:
         client.set("k", 1)
-        os.kill(server.pid, signal.SIGSTOP)
+        suspend(server.pid)
         client.get("k")
         wait_for(lambda: client.server_for("k") is not None, "the server to be due")
         together = threading.Barrier(16)
@@ -185,7 +185,7 @@ def test_two_stopped_servers_cost_one_timeout_together(start: Start) -> None:
         values = {(number, f"k{number}"): number for number in range(30)}
         assert client.set_many(values) == []
         for server in (first, second):
-            os.kill(server.pid, signal.SIGSTOP)
+            suspend(server.pid)
         started = time.monotonic()
         found = client.get_many(values)
         elapsed_s = time.monotonic() - started
