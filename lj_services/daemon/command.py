@@ -22,6 +22,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from lj_services.daemon.config import DaemonSettings, load_settings
 from lj_services.daemon.lifecycle import ExitCode
@@ -56,7 +57,7 @@ def _describe(field: FieldInfo) -> str:
     if field.is_required():
         return f"{text}  [required]"
     default = field.get_default(call_default_factory=False)
-    return text if default in (None, "") else f"{text}  [default: {default}]"
+    return text if default in (None, "", PydanticUndefined) else f"{text}  [default: {default}]"
 
 
 def serve_command(

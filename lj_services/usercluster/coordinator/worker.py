@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 IDLE_S = 0.25
 """How long after there was nothing to do the worker asks again."""
 LONGEST_AWAY_S = 2.0
+SIGN_EVERY_S = 2.0
 NAP_S = 0.1
 
 
@@ -181,11 +182,12 @@ class CoordinatedWorker:
         for place in places:
             place.start()
         try:
-            while not self._stop.wait(2.0):
+            while not self._stop.is_set():
                 try:
                     self._worker.sign_of_life()
                 except DatabaseError as error:
                     log.warning("global is out of reach: %s", error)
+                self._stop.wait(SIGN_EVERY_S)
             self._drain(places)
         finally:
             self._ended.set()
