@@ -10,11 +10,18 @@ mean that the connection is out of step.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
 from lj_services.memcached.dispatch import Dispatcher
-from lj_services.memcached.errors import CommandRefused, Fault, ProtocolError, UnreadableValue
+from lj_services.memcached.errors import (
+    CommandRefused,
+    Fault,
+    ProtocolError,
+    ServerUnreachable,
+    UnreadableValue,
+)
 from lj_services.memcached.keys import Placed
 from lj_services.memcached.protocol.reply_parser import Failure, Number, Reply, Status, Value
 from lj_services.memcached.rings import Server
@@ -188,8 +195,12 @@ class Calls:
             return
         if self._raise_faults:
             raise faults[0]
-        for fault in faults:
-            log.info("memcached fault, taken as a miss: %s", fault)
+        # One line for all keys of a call; for a server that is away none, since `health` said
+        # so once, when it was left out, and every page would say it again.
+        told = Counter((isinstance(fault, ServerUnreachable), str(fault)) for fault in faults)
+        for (away, text), misses in told.items():
+            level = logging.DEBUG if away else logging.INFO
+            log.log(level, "memcached fault, taken as a miss (%d of them): %s", misses, text)
 
     def _trace(self) -> Trace | None:
         trace = current_trace.get()

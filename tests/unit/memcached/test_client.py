@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -220,6 +221,27 @@ def test_keys_of_a_server_that_cannot_be_reached_go_to_a_living_one() -> None:
             client.get("k")
         with pytest.raises(ServerUnreachable, match="left out"):
             client.get("k")
+
+
+def test_a_server_that_is_away_is_logged_once_not_for_every_key(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    with client_of(free_port(), dead_retry_s=60) as client:
+        for _ in range(10):
+            assert client.get_many([f"k{number}" for number in range(100)]) == {}
+    assert len(caplog.records) == 1
+    assert "left out for" in caplog.records[0].getMessage()
+
+
+def test_a_refusal_of_many_keys_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    refusal = b"SERVER_ERROR out of memory\r\n"
+    with serving(answering(3 * refusal)) as server, client_of(server) as client:
+        assert client.set_many({"a": 1, "b": 2, "c": 3}) == ["a", "b", "c"]
+    assert [record.getMessage()[:48] for record in caplog.records] == [
+        "memcached fault, taken as a miss (3 of them): 12"
+    ]
 
 
 def test_all_addresses_of_a_name_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
