@@ -238,6 +238,7 @@ class Server:
         engine = create_engine(
             url,
             connect_args={"timeout": self._settings.lock_wait_s, "check_same_thread": False},
+            hide_parameters=True,  # what users wrote has no place in errors and logs
             **_pool(mode, size),
         )
 
@@ -275,6 +276,7 @@ class Server:
             url.set(drivername=f"{url.drivername}+mysqlconnector"),
             connect_args=connect_args,
             isolation_level="READ COMMITTED" if mode in WRITING else "REPEATABLE READ",
+            hide_parameters=True,  # what users wrote has no place in errors and logs
             **_pool(mode, size),
         )
 
