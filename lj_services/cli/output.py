@@ -17,6 +17,8 @@ from rich.text import Text
 
 from lj_services.daemon import ExitCode
 
+WIDE = 10_000
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -47,6 +49,8 @@ class Output:
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
         self.console = Console(highlight=False, soft_wrap=True)
+        if not self.console.is_terminal:
+            self.console.width = WIDE  # what other programs read is never cut off
 
     def document(self, value: Any) -> None:
         """Print `value` as JSON; only for ``--json``, where it must be all that is printed."""
@@ -68,7 +72,9 @@ class Output:
         table = Table(title=title, title_justify="left", header_style="bold", box=None)
         for column in columns:
             numeric = all(isinstance(row.get(column), int | float) for row in rows)
-            table.add_column(column, justify="right" if rows and numeric else "left")
+            table.add_column(
+                column, justify="right" if rows and numeric else "left", overflow="fold"
+            )
         for row in rows:
             table.add_row(*(_cell(row.get(name)) for name in columns))
         self.console.print(table)

@@ -37,6 +37,18 @@ def test_people_get_a_table_and_no_value_is_taken_for_markup() -> None:
     assert "[red]eve" in text
 
 
+def test_what_goes_to_a_pipe_is_not_cut_off() -> None:
+    long = "/" + "x" * 500
+
+    @click.command()
+    def wide() -> None:
+        Output().table(["a", "b"], [{"a": long, "b": long}])
+        Output().record({"c": long})
+
+    lines = CliRunner().invoke(wide).output.splitlines()
+    assert [line.count(long) for line in lines] == [0, 2, 1]
+
+
 def test_machines_get_one_document_and_nothing_else() -> None:
     assert json.loads(CliRunner().invoke(rows, ["--json"]).output) == ROWS
 
