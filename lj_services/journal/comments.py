@@ -135,7 +135,7 @@ def remove(
     """Delete a comment: its author and the journal's owner may.
 
     Raises:
-        NotFound: there is none.
+        NotFound: there is none, or its post is not open to `viewer`: nobody can tell which.
         NotAllowed: `viewer` is neither of the two.
         UserReadOnly, UserBusy, DatabaseError: nothing was deleted.
     """
@@ -151,6 +151,18 @@ def remove(
         if row is None:
             raise NotFound("There is no such comment.")
         if viewer.userid not in (row.authorid, owner.userid):
+            cleared = clearance(
+                owner.userid,
+                viewer.userid,
+                trusted=trusts(connection, owner.userid, viewer.userid),
+            )
+            level = connection.scalar(
+                select(post.c.security).where(
+                    post.c.userid == owner.userid, post.c.postid == postid
+                )
+            )
+            if level is None or not may_see(level, cleared):
+                raise NotFound("There is no such comment.")
             raise NotAllowed("Only its author and the owner of the journal can delete a comment.")
         if not row.deleted:
             connection.execute(update(comment).where(this).values(deleted=True, body=""))

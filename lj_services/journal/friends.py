@@ -45,7 +45,7 @@ class Edges:
     friends: Sequence[int]
     """Userids of those whom they list, in order."""
     trusted_by: frozenset[int]
-    """Userids of those who list them, among whom the copies tell."""
+    """Userids of those among `friends` who list them, as the copies tell."""
 
 
 def trusts(connection: Connection, owner: int, viewer: int) -> bool:
@@ -63,12 +63,15 @@ def trusts(connection: Connection, owner: int, viewer: int) -> bool:
 
 
 def edges(connection: Connection, userid: int, *, most: int) -> Edges:
-    """All edges of one user.
+    """Whom one user lists, and who of these lists them.
+
+    Anybody may list anybody; so that a crowd of strangers can't push friends out of what is
+    read, only those who are listed in return are.
 
     Args:
         connection: reads the user's cluster.
         userid: whose.
-        most: edges in each direction that are read at most.
+        most: friends that are read at most.
     """
     friends = connection.execute(
         select(friend.c.friendid)
@@ -79,9 +82,26 @@ def edges(connection: Connection, userid: int, *, most: int) -> Edges:
     trusted_by = connection.execute(
         select(friendof.c.friendid)
         .where(friendof.c.userid == userid, friendof.c.live.is_(True))
-        .limit(most)
+        .where(friendof.c.friendid.in_(select(friend.c.friendid).where(friend.c.userid == userid)))
     ).scalars()
     return Edges(list(friends), frozenset(trusted_by))
+
+
+def listed_by(connection: Connection, userid: int, *, most: int) -> Sequence[int]:
+    """Userids of some who list a user as a friend, as the copies tell.
+
+    Args:
+        connection: reads the user's cluster.
+        userid: whom.
+        most: how many at most.
+    """
+    rows = connection.execute(
+        select(friendof.c.friendid)
+        .where(friendof.c.userid == userid, friendof.c.live.is_(True))
+        .order_by(friendof.c.friendid)
+        .limit(most)
+    )
+    return list(rows.scalars())
 
 
 def add(users: Users, userid: int, other: User, *, most: int) -> None:

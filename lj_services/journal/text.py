@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _URL = re.compile(r"https?://[^\s<>\"“”‘’]{1,2000}", re.IGNORECASE)
 _PARAGRAPHS = re.compile(r"\n[ \t]*\n\s*")
-_CLOSERS = {")": "(", "]": "[", "}": "{"}
+_CLOSERS = ((")", "("), ("]", "["), ("}", "{"))
 
 
 def clean(text: str, *, lines: bool = False) -> str:
@@ -54,23 +54,25 @@ def _pieces(text: str) -> Iterator[Markup]:
         if "//" not in url or url.endswith("//"):
             continue
         yield _lines(text[end : match.start()])
-        yield Markup('<a href="{0}" rel="nofollow ugc noopener noreferrer">{0}</a>').format(url)
+        safe = escape(url)
+        yield Markup(f'<a href="{safe}" rel="nofollow ugc noopener noreferrer">{safe}</a>')  # noqa: S704
         end = match.start() + len(url)
     yield _lines(text[end:])
 
 
 def _lines(text: str) -> Markup:
-    return Markup("<br>\n").join(escape(line) for line in text.split("\n"))
+    return Markup(str(escape(text)).replace("\n", "<br>\n"))  # noqa: S704
 
 
 def _without_trailing_punctuation(url: str) -> str:
     """An address without the full stop of its sentence, and without an unmatched bracket."""
-    while url:
-        last = url[-1]
-        if last in ".,;:!?'*_~" or (
-            last in _CLOSERS and url.count(last) > url.count(_CLOSERS[last])
-        ):
-            url = url[:-1]
-        else:
+    unmatched = {closer: url.count(closer) - url.count(opener) for closer, opener in _CLOSERS}
+    end = len(url)
+    while end:
+        last = url[end - 1]
+        if unmatched.get(last, 0) > 0:
+            unmatched[last] -= 1
+        elif last not in ".,;:!?'*_~":
             break
-    return url
+        end -= 1
+    return url[:end]

@@ -72,9 +72,10 @@ def log_in(visit: Visit) -> Response:
     place = place_of(key, name, visit.request.cookies.get(DEVICE_COOKIE), visit.address)
     password = visit.form.get("password", "")
     try:
-        visit.kit.throttle.attempt(place, name)
+        # What can't be right is not counted: it costs nothing, and would push real counts out.
         if not NAME.fullmatch(name) or len(password) > 1000:
             raise WrongPassword("That name and that password don't belong together.")
+        visit.kit.throttle.attempt(place, name)
         user = visit.kit.accounts.check(name, password)
     except WrongPassword as error:
         return visit.render(

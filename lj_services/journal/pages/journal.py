@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import select
 from starlette.responses import RedirectResponse, Response
 
@@ -56,13 +58,14 @@ def show_profile(visit: Visit) -> Response:
     """Who someone is, whom they read, and who reads them."""
     owner = visit.owner()
     with visit.reading(owner) as connection:
-        known = friends.edges(connection, owner.userid, most=SHOWN_FRIENDS + 1)
+        reads = friends.edges(connection, owner.userid, most=SHOWN_FRIENDS).friends
+        read_by = friends.listed_by(connection, owner.userid, most=SHOWN_FRIENDS)
         about = connection.execute(
             select(profile.c.title, profile.c.about).where(profile.c.userid == owner.userid)
         ).first()
-    people = visit.kit.users.get_many([*known.friends, *known.trusted_by])
+    people = visit.kit.users.get_many([*reads, *read_by])
 
-    def names(userids: list[int]) -> list[User]:
+    def names(userids: Sequence[int]) -> list[User]:
         found = [people[userid] for userid in userids if userid in people]
         return sorted(found, key=lambda user: user.name)
 
@@ -71,8 +74,8 @@ def show_profile(visit: Visit) -> Response:
         owner=owner,
         title=about.title if about is not None else "",
         about=about.about if about is not None else "",
-        reads=names(list(known.friends)[:SHOWN_FRIENDS]),
-        read_by=names(list(known.trusted_by)[:SHOWN_FRIENDS]),
+        reads=names(reads),
+        read_by=names(read_by),
         most=SHOWN_FRIENDS,
         debug_owner=owner.userid,
     )

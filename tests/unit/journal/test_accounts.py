@@ -211,6 +211,20 @@ def test_guessing_is_slowed_down_and_locks_nobody_out(make_journal: MakeJournal)
     assert other.log_in().status_code == 200  # another name from that address
 
 
+def test_what_can_not_be_right_pushes_no_count_out(
+    make_journal: MakeJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lj_services.journal.throttle.MOST_PLACES", 3)
+    journal = make_journal(login_failures=2)
+    journal.member("ann")
+    attacker = journal.visitor("ann")
+    assert _fail(attacker, 2) == [422, 422]
+    for number in range(5):
+        assert journal.visitor(f"!{number}").log_in().status_code == 422
+        assert journal.visitor(f"a{number}").log_in("x" * 1001).status_code == 422
+    assert attacker.log_in().status_code == 429
+
+
 def test_throttle_counts_and_forgets() -> None:
     now = 0.0
     throttle = Throttle(2, 60, clock=lambda: now)

@@ -36,7 +36,7 @@ def state(journal: TestJournal, ann: User, ben: User) -> tuple[bool, bool]:
     with journal.site.databases.read(cluster_role(ann.clusterid)) as connection:
         truth = friends.trusts(connection, ann.userid, ben.userid)
     with journal.site.databases.read(cluster_role(ben.clusterid)) as connection:
-        copy = ann.userid in friends.edges(connection, ben.userid, most=10).trusted_by
+        copy = ann.userid in friends.listed_by(connection, ben.userid, most=10)
     return truth, copy
 
 
@@ -165,6 +165,20 @@ def test_limits_and_refusals(journal: TestJournal, ann_and_ben: tuple[User, User
     with pytest.raises(TooMany, match="1 friends"):
         friends.add(journal.users, ann.userid, eve, most=1)
     friends.add(journal.users, ann.userid, ben, most=1)  # who is listed already is no more
+
+
+def test_a_crowd_of_strangers_hides_no_friend(
+    journal: TestJournal, ann_and_ben: tuple[User, User]
+) -> None:
+    _, ben = ann_and_ben
+    for name in ("x1", "x2", "x3"):
+        friends.add(journal.users, journal.users.create(name).userid, ben, most=10)
+    eve = journal.users.create("eve", cluster=1)
+    friends.add(journal.users, eve.userid, ben, most=10)
+    friends.add(journal.users, ben.userid, eve, most=10)
+    with journal.site.databases.read(cluster_role(ben.clusterid)) as connection:
+        known = friends.edges(connection, ben.userid, most=2)
+    assert (known.friends, known.trusted_by) == ([eve.userid], {eve.userid})
 
 
 def test_a_read_only_friend_can_not_be_taken_off_half_way(

@@ -101,6 +101,22 @@ def test_only_the_owner_changes_and_deletes(scene: Scene) -> None:
     assert "A public secret" in anonymous.get("/~owner").text
 
 
+def test_a_hidden_post_s_comments_are_not_given_away(scene: Scene) -> None:
+    for level in ALLOWED:
+        answer = scene.people["owner"].send(
+            f"/~owner/{scene.posts[level]}/comments", {"body": "Mine"}
+        )
+        there = answer.url.fragment.removeprefix("c")
+        for viewer in ("stranger", "reader", "trusted"):
+            told = [
+                scene.people[viewer]
+                .send(f"/~owner/{scene.posts[level]}/comments/{commentid}/delete")
+                .status_code
+                for commentid in (there, "999")
+            ]
+            assert told == [403 if viewer in ALLOWED[level] else 404, 404], (viewer, level)
+
+
 def test_what_is_taken_back_is_gone_at_once(scene: Scene) -> None:
     owner, trusted = scene.people["owner"], scene.people["trusted"]
     assert "A friends secret" in trusted.get("/friends").text

@@ -82,6 +82,8 @@ def test_paragraphs(text: str, html: str) -> None:
     [
         ("see http://a.example/x.", "http://a.example/x", "."),
         ("(https://a.example/b_(c))", "https://a.example/b_(c)", ")"),
+        ("https://a.example/x)]!)", "https://a.example/x", ")]!)"),
+        ("https://a.example/(x.)...", "https://a.example/(x.)", "..."),
         ("https://a.example/?q=1&r=2!", "https://a.example/?q=1&amp;r=2", "!"),
     ],
 )
