@@ -14,7 +14,7 @@ MOST_SLOTS: Final = 1000
 
 
 async def hello(console: Console, session: Session, request: Request) -> Reply:
-    """worker=NAME slots=N: a worker presents itconsole; takes N moves at once"""
+    """worker=NAME slots=N: a worker presents itself; takes N moves at once"""
     name = request.fields.get("worker", "")
     if not name or len(name) > LONGEST_NAME:
         raise BadRequest(f"hello: worker=NAME, 1 to {LONGEST_NAME} characters")
