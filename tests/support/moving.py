@@ -217,6 +217,12 @@ class Ledger:
     acknowledged: int = 0
     busy: int = 0
     errors: list[BaseException] = field(default_factory=list)
+    history: list[tuple[int, int, str]] = field(default_factory=list)
+    """When (milliseconds since 1970), which note, and what came of it."""
+
+    def tell(self, noteid: int, what: str) -> None:
+        """Add to the history."""
+        self.history.append((time.time_ns() // 1_000_000, noteid, what))
 
 
 class Writer(threading.Thread):
@@ -248,10 +254,13 @@ class Writer(threading.Thread):
             try:
                 self._write(turn)
                 self.ledger.acknowledged += 1
+                self.ledger.tell(self._doing[0], f"acknowledged {self._doing[1]}")
             except CommitUnknown:
                 self._unanswered()
-            except (UserBusy, DatabaseError):
+                self.ledger.tell(self._doing[0], "unanswered")
+            except (UserBusy, DatabaseError) as error:
                 self.ledger.busy += 1
+                self.ledger.tell(self._doing[0], f"not written, after this one: {error}")
             except BaseException as error:
                 self.ledger.errors.append(error)
                 return
@@ -301,6 +310,8 @@ class Writer(threading.Thread):
             del ledger.rows[noteid]
         else:
             ledger.rows[noteid] = result
+            # An unanswered write of that number was rolled back, which gave the number back.
+            ledger.unsure.pop(noteid, None)
 
     def _tally(self, connection: Connection) -> None:
         mine = tally.c.userid == self._userid
@@ -330,10 +341,19 @@ def assert_kept(databases: Databases, clusterid: int, userid: int, ledger: Ledge
     notes = {row[1]: (row[2], row[3]) for row in found["note"]}
     for noteid, outcomes in ledger.unsure.items():
         assert notes.pop(noteid, None) in outcomes
-    assert notes == ledger.rows
-    assert {row[2] for row in found["tag"]} - set(ledger.unsure) == set(ledger.rows)
+    wrong = {
+        noteid: (notes.get(noteid), ledger.rows.get(noteid))
+        for noteid in notes.keys() | ledger.rows.keys()
+        if notes.get(noteid) != ledger.rows.get(noteid)
+    }
+    around = {number for noteid in wrong for number in (noteid - 1, noteid, noteid + 1)}
+    history = "\n".join(str(entry) for entry in ledger.history if entry[1] in around)
+    assert not wrong, f"userid {userid}: found, and acknowledged: {wrong}\n{history}"
+    tagged = {row[2] for row in found["tag"]} - set(ledger.unsure)
+    assert tagged == set(ledger.rows), f"tags, not notes: {tagged ^ set(ledger.rows)}"
     (writes,) = (row[1] for row in found["tally"])
-    assert ledger.acknowledged <= writes <= ledger.acknowledged + ledger.unanswered
+    most = ledger.acknowledged + ledger.unanswered
+    assert ledger.acknowledged <= writes <= most, (ledger.acknowledged, writes, most)
     (counter,) = (row[2] for row in found["usercounter"])
     assert counter >= max(ledger.rows, default=0)
 

@@ -28,7 +28,6 @@ from lj_services.usercluster.mover.work import Meter, Work, crash_here, timed
 
 WIPE_ROWS = 1000
 SAVE_EVERY_S = 1.0
-COMMIT_EVERY_S = 0.2
 FIRST_ROWS = 1000
 
 
@@ -38,16 +37,18 @@ def wipe(work: Work) -> int:
     The destination's fence must be ``importing`` for this move.
     """
     gone = 0
-    for table in work.found.tables:
-        while True:
-            work.check()
-            with work.databases.write(work.dst) as connection:
-                fences.importing(connection, work.move)
-                went = work.rows.erase(connection, table, work.move.userid, EVERYTHING, WIPE_ROWS)
-            gone += went
-            if went < WIPE_ROWS:
-                break
-    return gone
+    while True:
+        work.check()
+        left = WIPE_ROWS
+        with work.databases.write(work.dst) as connection:
+            fences.importing(connection, work.move)
+            for table in work.found.tables:
+                left -= work.rows.erase(connection, table, work.move.userid, EVERYTHING, left)
+                if left <= 0:
+                    break
+        gone += WIPE_ROWS - left
+        if left > 0:
+            return gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def copy(work: Work, pending: Callable[[], bool], between: Callable[[], None]) -
                 work.check()
                 with work.databases.write(work.dst) as connection:
                     fences.importing(connection, work.move)
-                    until = time.monotonic() + COMMIT_EVERY_S
+                    until = time.monotonic() + work.between_checks_s
                     for read in reader:
                         work.rows.put(connection, read.table, read.chunk.rows)
                         progress["table"] = read.table.name

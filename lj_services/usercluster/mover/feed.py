@@ -13,6 +13,8 @@ order keys are worked off: each one only says "look here again".
   for the transaction.
 - *The end is known.*  The freezing transaction writes the user's marker row.  When the feed
   shows its ``n``, everything that was committed before has been shown.
+- *Tables are who they say.*  Row events name their table by a number that is good within one life
+  of the server.  All numbers are forgotten at the beginning of each file of the log.
 - *A position* is a place between two transactions.  Breaks (a lost connection, a restarted server)
   are mended by reading again from the last position; so is a move that another worker takes up.
   Reading twice is harmless.  The library's own reconnection is not used, since it goes on in the
@@ -131,8 +133,11 @@ class Subscription:
     Made by `Feed.subscribe`; to be closed.
     """
 
-    def __init__(self, feed: Feed, userid: int, schema: Schema, place: Place) -> None:
+    def __init__(
+        self, feed: Feed, userid: int, schema: Schema, place: Place, claim: tuple[int, int]
+    ) -> None:
         self.userid = userid
+        self.claim = claim
         self.tables = {table.name: _Decoder(table) for table in schema.tables}
         self.writes = 0
         """Row changes that were seen of this user."""
@@ -257,7 +262,9 @@ class Feed:
         self._thread: threading.Thread | None = None
         self._heard = 0.0
 
-    def subscribe(self, userid: int, schema: Schema, start: Place) -> Subscription:
+    def subscribe(
+        self, userid: int, schema: Schema, start: Place, claim: tuple[int, int]
+    ) -> Subscription:
         """Begin to note a user's keys.
 
         Args:
@@ -265,9 +272,11 @@ class Feed:
             schema: the cluster's tables.
             start: from where on: `here`, asked before the first read of rows, or the place
                 that an earlier worker had reached.
+            claim: number and claim of the move; only markers of that claim count, since
+                those of an earlier one may come by again.
         """
         with self.changed:
-            subscription = Subscription(self, userid, schema, start)
+            subscription = Subscription(self, userid, schema, start, claim)
             for table in schema.tables:
                 self._decoders[table.name] = _Decoder(table)
             self._subscriptions[userid].append(subscription)
@@ -374,7 +383,12 @@ class Feed:
                         return
                     if isinstance(event, RowsEvent):
                         self._rows(event)
-                    elif isinstance(event, XidEvent | RotateEvent) or _ends(event):
+                        continue
+                    if isinstance(event, RotateEvent):
+                        # A server that crashed starts a new file, and numbers its tables anew;
+                        # the library forgets the old numbers only after an orderly rotation.
+                        reader.table_map = {}
+                    if isinstance(event, XidEvent | RotateEvent) or _ends(event):
                         self._reach(Place(place.server_id, reader.log_file, reader.log_pos))
         finally:
             reader.close()
@@ -390,7 +404,8 @@ class Feed:
             for images in _images(event):
                 values = images[-1]
                 for subscription in self._subscriptions.get(_unsigned(values[0]), ()):
-                    subscription.saw_marker(_unsigned(values[3]))
+                    if subscription.claim == (int(values[1]), int(values[2])):
+                        subscription.saw_marker(_unsigned(values[3]))
             self.changed.notify_all()
             return
         decoder = self._decoders.get(event.table)

@@ -429,6 +429,7 @@ class Moves:
         *,
         due_in_s: float = 0.0,
         error: str | None = None,
+        message: str | None = None,
         ending: str | None = None,
         freeze_us: int | None = None,
         attempts: int | None = None,
@@ -439,6 +440,7 @@ class Moves:
             move: claimed by the caller.
             due_in_s: not to be taken up for so many seconds.
             error: what went wrong, if something did.
+            message: for the record, where nothing did.
             ending: it is to be undone.
             freeze_us: the whole length of its freeze, in microseconds.
             attempts: how often it counts as taken up; None: as it is.
@@ -461,8 +463,8 @@ class Moves:
             values["attempts"] = attempts
         with self._databases.write("global") as connection:
             self._change(connection, move, values)
-            if error is not None:
-                self._note(connection, move.move_id, move.state, error)
+            if told := error or message:
+                self._note(connection, move.move_id, move.state, told)
             return self._read(connection, move.move_id)
 
     def note(self, move: Move, message: str) -> None:

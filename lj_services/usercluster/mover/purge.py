@@ -31,11 +31,9 @@ def purge(work: Work) -> int:
         with work.reading(work.src) as connection:
             schema = work.rows.schema(connection, f"cluster {work.move.src}")
         gone, superseded = _expunge(work, schema)
-    if not superseded:
-        with work.databases.write(work.src) as connection:
+    for role in (work.src, work.dst):
+        with work.databases.write(role) as connection:
             fences.drop_marker(connection, work.move)
-    with work.databases.write(work.dst) as connection:
-        fences.drop_marker(connection, work.move)
     crash_here("purged")
     work.progress["purged"] = work.progress.get("purged", 0) + gone
     work.advance(DONE, "a newer move owns what lies here" if superseded else f"{gone} rows deleted")

@@ -330,7 +330,6 @@ class Worker:
         finally:
             if subscription is not None:
                 subscription.close()
-        self.moves.note(work.move, str(pause))
         self._keep(work, pause)
 
     def _prepare(self, work: Work) -> Subscription | None:
@@ -345,7 +344,6 @@ class Worker:
         }
         if move.state == QUEUED:
             work.advance(PREPARING, f"by {self.name}")
-        fences.stake(self._databases, work.dst, move)
         with self._databases.write(work.dst) as connection:
             fences.begin_import(connection, move)
         gone = copy.wipe(work)
@@ -354,7 +352,7 @@ class Worker:
         if plan.why_no_feed is None:
             with work.reading(work.src) as connection:
                 start = here(connection)
-            subscription = self._feed(work).subscribe(move.userid, plan.schema, start)
+            subscription = self._subscribe(work, start)
             work.progress["place"] = [start.server_id, start.file, start.pos]
         how = "the binary log" if subscription else f"passes of checksums: {plan.why_no_feed}"
         cleared = f", {gone} left-over rows deleted there" if gone else ""
@@ -373,15 +371,17 @@ class Worker:
             start = Place(*place)
             with work.reading(work.src) as connection:
                 if still_there(connection, start):
-                    return self._feed(work).subscribe(move.userid, plan.schema, start)
+                    return self._subscribe(work, start)
         work.advance(PREPARING, "the source's binary log can't be taken up again: from the start")
         return None
 
-    def _feed(self, work: Work) -> Feed:
+    def _subscribe(self, work: Work, start: Place) -> Subscription:
         with self._lock:
             if work.src not in self._feeds:
                 self._feeds[work.src] = Feed(self._databases.writer(work.src))
-            return self._feeds[work.src]
+            feed = self._feeds[work.src]
+        claim = (work.move.move_id, work.move.claim)
+        return feed.subscribe(work.move.userid, work.found, start, claim)
 
     def _copy(self, work: Work, follower: Follower | None) -> None:
         if follower is None:
@@ -425,7 +425,6 @@ class Worker:
                         follower.ceilings, work.rows, connection, work.found, work.move.userid
                     )
             follower.catch_up(ENOUGH_TO_FREEZE, 5.0)
-            work.save()
             work.check()
             crash_here("verified")
             try:
@@ -468,7 +467,10 @@ class Worker:
     def _keep(self, work: Work, pause: cutover.Pause) -> None:
         """Past the cut-over: the source's rows stay for the grace time."""
         self.moves.release(
-            work.move, due_in_s=work.settings.grace_s, freeze_us=round(pause.total * 1000)
+            work.move,
+            due_in_s=work.settings.grace_s,
+            message=str(pause),
+            freeze_us=round(pause.total * 1000),
         )
         crash_here("released")
 

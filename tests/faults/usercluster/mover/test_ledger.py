@@ -129,7 +129,10 @@ def test_every_acknowledged_write_is_there_once(
         assert {move.state for move in done} == {"done"}, [str(m.error) for m in done if m.error]
         for userid, ledger in ledgers.items():
             home = moving.home(site.databases, userid)
-            moving.assert_kept(site.databases, home, userid, ledger)
+            try:
+                moving.assert_kept(site.databases, home, userid, ledger)
+            except AssertionError as error:
+                raise AssertionError(f"{error}\n{story(boss, userid)}") from None
             for other in clusters:
                 if other != home:
                     assert not any(moving.content(site.databases, other, userid).values()), (
@@ -142,6 +145,15 @@ def test_every_acknowledged_write_is_there_once(
         assert moving.markers(site.databases) == []
         assert restarted > 0
         assert sum(ledger.acknowledged for ledger in ledgers.values()) > MOVES
+
+
+def story(boss: moving.Worker, userid: int) -> str:
+    """What happened to a user, for whoever has to find out why."""
+    return "\n".join(
+        f"{event.at} {move} {event.state}: {event.message}"
+        for move in reversed(boss.moves.list(userid=userid))
+        for event in boss.moves.events(move.move_id)
+    )
 
 
 def settle(boss: moving.Worker, until: float) -> None:

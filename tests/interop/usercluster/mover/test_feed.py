@@ -32,7 +32,8 @@ def subscribe(
     with one.databases.read("cluster1") as connection:
         schema = ServerRows().schema(connection, "cluster 1")
         place = start or here(connection)
-    return feed.subscribe(userid, schema, place)
+    claim = (one.move.move_id, one.move.claim) if one.move else (0, 0)
+    return feed.subscribe(userid, schema, place, claim)
 
 
 def taken(subscription: Subscription) -> dict[str, set[tuple[object, ...]]]:
@@ -145,6 +146,51 @@ def test_the_server_restarts_under_the_feed(mariadb_server: ServerFactory) -> No
         assert subscription.wait(mark(one), 15)
         assert taken(subscription)["note"] == {(21,), (22,)}
         subscription.close()
+
+
+def test_table_numbers_of_an_earlier_life(mariadb_server: ServerFactory) -> None:
+    """A server that crashed numbers its tables anew: another schema's get the old numbers."""
+    server = mariadb_server(5)
+    with site_on_mariadb(server) as site:
+        one = moving.Fixture(site)
+        one.move = one.claimed()
+        fences.stake(one.databases, "cluster1", one.move)
+        others = [f"lj_cluster2.other{number}" for number in range(80)]
+        server.query(
+            *(f"CREATE TABLE {name} (userid INT PRIMARY KEY, n BIGINT)" for name in others)
+        )
+        server.kill()
+        server.start()
+        wait_for(lambda: answers(one), "connections to be made anew")
+        with one.databases.read("cluster1") as connection:
+            before = here(connection)
+        one.write()
+        server.kill()
+        server.start()
+        server.query(*(f"INSERT INTO {name} VALUES ({one.bob}, 1)" for name in others))
+        wait_for(lambda: answers(one), "connections to be made anew")
+        # A move that is taken up again reads through both lives.
+        feed = Feed(one.databases.writer("cluster1"))
+        subscription = subscribe(one, feed, one.bob, before)
+        assert subscription.wait(mark(one), 15)
+        assert taken(subscription) == {"note": {(21,)}, "usercounter": {("note",)}}
+        subscription.close()
+
+
+def test_markers_of_an_earlier_claim_do_not_count(one: moving.Fixture) -> None:
+    one.move = one.claimed(lease_s=0.0)
+    fences.stake(one.databases, "cluster1", one.move)
+    with one.databases.read("cluster1") as connection:
+        before = here(connection)
+    mark(one)
+    mark(one)
+    one.move = one.worker.moves.claim(one.move, "next", 60.0)
+    fences.stake(one.databases, "cluster1", one.move)
+    subscription = subscribe(one, Feed(one.databases.writer("cluster1")), one.bob, before)
+    assert not subscription.wait(4, 0.5)
+    mark(one)
+    assert subscription.wait(mark(one), 10)
+    subscription.close()
 
 
 def test_a_place_that_is_gone(one: moving.Fixture) -> None:
