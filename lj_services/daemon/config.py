@@ -163,9 +163,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
         with file.open("rb") as stream:
             return tomllib.load(stream)
     except OSError as error:
-        raise ConfigError(
-            f"{file}: {error.strerror}; name a file that exists"
-        ) from None
+        raise ConfigError(f"{file}: {error.strerror}; name a file that exists") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not TOML: {error}") from None
 
