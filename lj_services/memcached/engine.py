@@ -136,7 +136,8 @@ class Engine:
         """Seconds that `item` has to live; -1: for ever."""
         if item.expires_at == NEVER:
             return -1
-        return math.ceil(item.expires_at - self.items.now)
+        # Rounded first: a sum of fractions of seconds can be a hair over what was asked for.
+        return math.ceil(round(item.expires_at - self.items.now, 3))
 
     def extend(self, old: Item, value: bytes, *, before: bool) -> Item | None:
         """Put `value` before or after that of `old`; None if that makes it too large."""

@@ -69,7 +69,7 @@ def test_a_sign_up_that_dies_leaves_nothing_half_usable(site: TestSite, step: st
         assert users.list() == []
         bob = users.create("bob")
     with users.writing(bob.userid) as connection:
-        assert allocate(connection, bob.userid, "note") == 1
+        assert allocate(connection, bob.userid, "draft") == 1
     homes = []
     for clusterid in site.databases.clusters():
         with site.databases.read(cluster_role(clusterid)) as connection:

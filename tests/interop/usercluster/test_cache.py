@@ -60,8 +60,8 @@ def test_hints_outlive_the_database(sqlite_site: TestSite, cache: Client) -> Non
     bob = users.create("bob")
     for expected in (1, 2, 3):
         with users.writing(bob) as connection:
-            assert allocate(connection, bob.userid, "note") == expected
+            assert allocate(connection, bob.userid, "draft") == expected
     with sqlite_site.databases.write(cluster_role(bob.clusterid)) as connection:
         connection.execute(update(usercounter).values(max=1))
     with users.writing(bob) as connection:
-        assert allocate(connection, bob.userid, "note") == 3 + GAP + 1
+        assert allocate(connection, bob.userid, "draft") == 3 + GAP + 1

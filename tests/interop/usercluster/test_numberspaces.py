@@ -33,7 +33,7 @@ def declared_picture() -> Iterator[None]:
     del numberspaces._declared["picture"]
 
 
-def take(users: Users, userid: int, space: str = "note", count: int = 1) -> int:
+def take(users: Users, userid: int, space: str = "draft", count: int = 1) -> int:
     with users.writing(userid) as connection:
         return allocate(connection, userid, space, count)
 
@@ -61,7 +61,7 @@ def test_a_rollback_gives_numbers_back_with_their_rows(site: TestSite) -> None:
         pytest.raises(ZeroDivisionError),
         users.writing(bob) as connection,
     ):
-        assert allocate(connection, bob, "note") == 1
+        assert allocate(connection, bob, "draft") == 1
         raise ZeroDivisionError
     assert take(users, bob) == 1
 
@@ -78,7 +78,7 @@ def test_32_threads_on_mariadb_make_no_duplicate(mariadb: MariaDB) -> None:
             while got < 625:
                 size = min(count, 625 - got)
                 with users.writing(bob) as connection:
-                    first = allocate(connection, bob.userid, "note", size)
+                    first = allocate(connection, bob.userid, "draft", size)
                 mine.append(range(first, first + size))
                 got += size
 
@@ -172,7 +172,7 @@ def test_what_is_no_space_is_refused(sqlite_site: TestSite, space: str) -> None:
             numberspaces.declare(space, picture.c.pictureid)
         for count in (0, -1, 10_001):
             with pytest.raises(ValueError, match="count"):
-                allocate(connection, bob.userid, "note", count)
+                allocate(connection, bob.userid, "draft", count)
         assert connection.scalar(select(usercounter.c.max)) is None
 
 

@@ -167,10 +167,10 @@ def test_a_cluster_that_fails_while_a_user_is_made_is_left_for_another(
     assert (bob.clusterid, bob.epoch) == (2, 2)
     monkeypatch.undo()
     with users.writing(bob.userid) as connection:
-        assert allocate(connection, bob.userid, "note") == 1
+        assert allocate(connection, bob.userid, "draft") == 1
     stale = User(bob.userid, "bob", 1, 2, False, 1)
     with users.writing(stale) as connection:  # the row left on cluster 1 has an older epoch
-        assert allocate(connection, bob.userid, "note") == 2
+        assert allocate(connection, bob.userid, "draft") == 2
     monkeypatch.setattr(creation, "plant", broken)
     with pytest.raises(DatabaseUnreachable):
         users.create("carol", cluster=1)
