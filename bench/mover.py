@@ -242,7 +242,7 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
     ours = Contender("lj users move", lj_services.__version__, site)
     loads = []
     for rows in (1_000, 25_000) if quick else (1_000, 25_000, 100_000):
-        moves = 3 if quick else 8
+        moves = 3 if quick else 4
         size = f"{rows:,} rows"
         loads += [
             Load(f"{size}: held, median", "ms", partial(pauses, rows=rows, moves=moves), "lower"),
