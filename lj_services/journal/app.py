@@ -8,6 +8,8 @@ One request::
 
 Threads are the site's workers: SQL and cache calls block.  As many pages are made at once
 as there are ``threads``; further requests wait on the event loop, which costs little.
+So do those that hash a password beyond ``hash_slots``: waiting in threads, a crowd of
+log-ins would leave none for all other pages.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from functools import cached_property
 
+import anyio
 import anyio.to_thread
 from anyio import CapacityLimiter
 from prometheus_client import Counter, Histogram
@@ -33,9 +37,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lj_services.daemon import ConfigError
 from lj_services.database import Databases
-from lj_services.journal.accounts import Accounts
+from lj_services.journal.accounts import HASH_WAIT_S, Accounts
 from lj_services.journal.config import JournalSettings
-from lj_services.journal.errors import BadForm, FormRefused, FormTooLarge, JournalError
+from lj_services.journal.errors import BadForm, Busy, FormRefused, FormTooLarge, JournalError
 from lj_services.journal.forms import read_form
 from lj_services.journal.looks import environment
 from lj_services.journal.pages import friends, front, journal, posts, problems, settings
@@ -141,23 +145,26 @@ def read_secret(settings_: JournalSettings) -> bytes:
 
 
 def _routes(kit: Kit) -> list[Route | Mount]:
-    limiter: list[CapacityLimiter] = []
+    threads = _Threads(kit.settings)
 
-    def route(path: str, *, get: Page | None = None, post: Page | None = None) -> Route:
+    def route(
+        path: str, *, get: Page | None = None, post: Page | None = None, hashes: bool = False
+    ) -> Route:
+        """`hashes`: the form makes the site hash a password."""
         methods = [name for name, page in (("GET", get), ("POST", post)) if page is not None]
-        return Route(path, _endpoint(kit, limiter, get, post), methods=methods)
+        return Route(path, _endpoint(kit, threads, get, post, hashes), methods=methods)
 
     return [
         route("/", get=front.show),
-        route("/signup", get=front.sign_up_form, post=front.sign_up),
-        route("/login", get=front.log_in_form, post=front.log_in),
+        route("/signup", get=front.sign_up_form, post=front.sign_up, hashes=True),
+        route("/login", get=front.log_in_form, post=front.log_in, hashes=True),
         route("/logout", post=front.log_out),
         route("/favicon.ico", get=front.favicon),
         route("/friends", get=friends.show),
         route("/post", get=posts.write_form, post=posts.write),
         route("/settings", get=settings.show),
         route("/settings/profile", post=settings.change_profile),
-        route("/settings/password", post=settings.change_password),
+        route("/settings/password", post=settings.change_password, hashes=True),
         route("/settings/sessions/{sessionid:int}/end", post=settings.end_session),
         route("/users/{name}", get=journal.old_address),
         route("/~{name}", get=journal.show),
@@ -179,15 +186,46 @@ async def _health(_: Request) -> Response:
     return PlainTextResponse("ok\n")
 
 
+class _Threads:
+    """How much is done at once; the limiters belong to the event loop that serves."""
+
+    def __init__(self, settings_: JournalSettings) -> None:
+        self._settings = settings_
+
+    @cached_property
+    def pages(self) -> CapacityLimiter:
+        return CapacityLimiter(self._settings.threads)
+
+    @cached_property
+    def hashes(self) -> CapacityLimiter:
+        return CapacityLimiter(self._settings.hash_slots)
+
+
+@asynccontextmanager
+async def _turn(limiter: CapacityLimiter) -> AsyncIterator[None]:
+    """One of the limiter's places.
+
+    Raises:
+        Busy: none became free in time.
+    """
+    try:
+        with anyio.fail_after(HASH_WAIT_S):
+            await limiter.acquire()
+    except TimeoutError:
+        raise Busy("Too many people are logging in at this moment.") from None
+    try:
+        yield
+    finally:
+        limiter.release()
+
+
 def _endpoint(
-    kit: Kit, shared: list[CapacityLimiter], get: Page | None, post: Page | None
+    kit: Kit, threads: _Threads, get: Page | None, post: Page | None, hashes: bool
 ) -> Callable[[Request], object]:
     """The two halves of a request: its form on the event loop, the rest in a thread."""
     limits = kit.settings
 
     async def endpoint(request: Request) -> Response:
-        if not shared:  # it belongs to the event loop that serves
-            shared.append(CapacityLimiter(limits.threads))
         form: dict[str, str] = {}
         wrong: JournalError | None = None
         page = get
@@ -201,7 +239,15 @@ def _endpoint(
                 return Response(status_code=400)
         assert page is not None
         visit = Visit(kit, request, form)
-        return await anyio.to_thread.run_sync(_answer, visit, page, wrong, limiter=shared[0])
+        async with AsyncExitStack() as stack:
+            if hashes and request.method == "POST" and wrong is None:
+                try:
+                    await stack.enter_async_context(_turn(threads.hashes))
+                except Busy as error:
+                    wrong = error
+            return await anyio.to_thread.run_sync(
+                _answer, visit, page, wrong, limiter=threads.pages
+            )
 
     return endpoint
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import threading
+
+import httpx
 import pytest
 from sqlalchemy import select
 
@@ -10,7 +15,7 @@ from lj_services.journal.accounts import Passwords
 from lj_services.journal.errors import TooManyFailures
 from lj_services.journal.tables import login, session
 from lj_services.journal.throttle import Throttle, device_cookie, network, place_of
-from tests.support.journal import PASSWORD, MakeJournal, Person, TestJournal
+from tests.support.journal import PASSWORD, MakeJournal, Person, TestJournal, token_in
 
 pytestmark = pytest.mark.unit
 
@@ -209,6 +214,44 @@ def test_guessing_is_slowed_down_and_locks_nobody_out(make_journal: MakeJournal)
     other = journal.member("ben")
     other.send("/logout")
     assert other.log_in().status_code == 200  # another name from that address
+
+
+@pytest.mark.parametrize("patience_s", [30.0, 0.05])
+def test_a_crowd_of_log_ins_leaves_threads_for_other_pages(
+    make_journal: MakeJournal, monkeypatch: pytest.MonkeyPatch, patience_s: float
+) -> None:
+    monkeypatch.setattr("lj_services.journal.app.HASH_WAIT_S", patience_s)
+    journal = make_journal(threads=2, hash_slots=1)
+    hashing, go_on = threading.Event(), threading.Event()
+
+    def matches(*_: object) -> bool:
+        hashing.set()
+        assert go_on.wait(30)
+        return False
+
+    monkeypatch.setattr(journal.kit.accounts.passwords, "matches", matches)
+
+    async def crowd() -> tuple[int, list[int]]:
+        transport = httpx.ASGITransport(journal.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
+            form = {"name": "ann", "password": PASSWORD}
+            form["csrf"] = token_in((await client.get("/login")).text)
+            logging_in = [asyncio.create_task(client.post("/login", data=form)) for _ in range(6)]
+            try:
+                await asyncio.to_thread(hashing.wait, 30)
+                front = await asyncio.wait_for(client.get("/"), 30)
+                if patience_s < 1:  # all but the one that hashes are sent away
+                    done = asyncio.as_completed(logging_in, timeout=30)
+                    for refused in itertools.islice(done, 5):
+                        assert (await refused).status_code == 503
+            finally:
+                go_on.set()
+            answers = await asyncio.gather(*logging_in)
+        return front.status_code, sorted(answer.status_code for answer in answers)
+
+    front, logged_in = asyncio.run(crowd())
+    assert front == 200
+    assert logged_in == ([422] * 6 if patience_s > 1 else [422] + [503] * 5)
 
 
 def test_what_can_not_be_right_pushes_no_count_out(
