@@ -190,8 +190,12 @@ class Desk:
             AnotherRules: the term is over.
             DatabaseError: a database can't be reached; the move stays as it is.
         """
+        # A short lease: should this process die here, the user must not be held for long.
         claimed = self.moves.claim(
-            move, f"coordinator {self.lock.name}", self.settings.lease_s, allowed=self._allowed
+            move,
+            f"coordinator {self.lock.name}",
+            self.settings.frozen_lease_s,
+            allowed=self._allowed,
         )
         work = Work(self.databases, self.moves, self.settings, claimed)
         try:

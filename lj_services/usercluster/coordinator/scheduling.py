@@ -33,8 +33,9 @@ import heapq
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
+from typing import TypeVar
 
 from lj_services.usercluster.coordinator.jobs import SIDES, Job, Kind, Side
 from lj_services.usercluster.coordinator.limits import Condition, Limits
@@ -148,8 +149,8 @@ class Schedule:
         for side in SIDES:
             self._on[side, job.cluster(side)].discard(move_id)
         self._purging[job.src].discard(move_id)
-        self._of_user[job.userid].discard(move_id)
-        self._of_worker[worker].discard(move_id)
+        _take_out(self._of_user, job.userid, move_id)
+        _take_out(self._of_worker, worker, move_id)
 
     def _queue(self, job: Job) -> list[_Place]:
         return self._queues.setdefault((job.src, job.dst, job.kind), [])
@@ -186,7 +187,7 @@ class Schedule:
             the move (follow with `granted` or `refused`), or why there is none.
         """
         self._wake(now)
-        has = len(self._of_worker[worker])
+        has = len(self._of_worker.get(worker, ()))
         if has >= self.slots.get(worker, 0):
             return f"{worker} has {has} of {self.slots.get(worker, 0)} moves already"
         best: Job | None = None
@@ -281,7 +282,7 @@ class Schedule:
         """Why this one can't go, although its way is open."""
         if job.kind is not Kind.MEND and (why := self.pauses.get(f"move:{job.move_id}")):
             return f"paused: {why}"
-        others = self._of_user[job.userid] - {job.move_id}
+        others = self._of_user.get(job.userid, set()) - {job.move_id}
         if others:
             return f"userid {job.userid} is being moved by move {min(others)}"
         return None
@@ -293,24 +294,25 @@ class Schedule:
         job = self._jobs.get(move_id)
         if job is None or move_id not in self._running or job.kind is Kind.MEND:
             return Instruction(None)
-        if job.kind is Kind.THAW:
-            return Instruction(_finite(self._told[move_id]))
+        # A cut-over that has begun is brought to its end; what comes after it is for later.
+        if job.kind is not Kind.THAW and (stop := self._stopped(job)) is not None:
+            self._told[move_id] = 0.0
+            return stop
+        rate, why = (None, "runs") if job.kind is Kind.PURGE else self._share(job)
+        self._told[move_id] = inf if rate is None else rate
+        return Instruction(rate, why=why)
+
+    def _stopped(self, job: Job) -> Instruction | None:
+        """Whether a running move must stop where it is, or be handed back."""
         for scope in job.scopes():
             if (paused := self.pauses.get(scope)) is not None:
-                self._told[move_id] = 0.0
                 return Instruction(0.0, hand_back=True, why=f"{scope} is paused: {paused}")
-        sides = SIDES[:1] if job.kind is Kind.PURGE else SIDES
-        for side in sides:
+        for side in SIDES[:1] if job.kind is Kind.PURGE else SIDES:
             cluster = job.cluster(side)
             condition = self.conditions.get(cluster)
             if condition and (why := condition.against(cluster, self.limits(side, cluster))):
-                self._told[move_id] = 0.0
                 return Instruction(0.0, why=f"held: {why}")
-        rate, why = None, "runs"
-        if job.kind is Kind.MOVE:
-            rate, why = self._share(job)
-        self._told[move_id] = inf if rate is None else rate
-        return Instruction(rate, why=why)
+        return None
 
     def _share(self, job: Job) -> tuple[float | None, str]:
         rate, why = None, "runs"
@@ -379,7 +381,8 @@ class Schedule:
         if not self.slots:
             return "no worker is connected"
         free = sum(
-            max(0, slots - len(self._of_worker[worker])) for worker, slots in self.slots.items()
+            max(0, slots - len(self._of_worker.get(worker, ())))
+            for worker, slots in self.slots.items()
         )
         if not free:
             return f"all {sum(self.slots.values())} places of the workers are taken"
@@ -400,11 +403,15 @@ class Schedule:
                 found[src, kind] += len(queue)
         return dict(found)
 
-    def set_priority(self, move_id: int, priority: int, now: int) -> None:
-        """A move's priority was changed."""
-        job = self._jobs.get(move_id)
-        if job is not None and move_id not in self._picked:
-            self.learn(replace(job, priority=priority), now)
+
+K = TypeVar("K")
+
+
+def _take_out(sets: dict[K, set[int]], key: K, move_id: int) -> None:
+    """Empty sets are not kept: there is one for every user who ever moved."""
+    sets[key].discard(move_id)
+    if not sets[key]:
+        del sets[key]
 
 
 def _finite(rate: float | None) -> float | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -172,6 +173,9 @@ class Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's are no subclasses of asyncio's.
         writing = self._transport = cast(asyncio.Transport, transport)
+        if (link := transport.get_extra_info("socket")) is not None:
+            # A worker's host that lost power never says good-bye.
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         host, port, *_ = transport.get_extra_info("peername") or ("?", 0)
         self.peer = f"{host}:{port}"
         if not self._service.limits.admit(self):

@@ -300,15 +300,21 @@ class CoordinatedWorker:
             with self._lock:
                 running = list(self._running.values())
             for one in running:
-                reply = self._tell("report", **one.facts())
-                if reply is None:
-                    continue
                 try:
-                    words, fields = tokens(reply.text)
-                    hand_back = fields.get("why", "") if "hand_back" in words else None
-                    one.gate.told(_rate(fields), hand_back)
-                except BadRequest as error:
-                    log.warning("this is no instruction: %s", error)
+                    self._report(one)
+                except Exception:  # the next report must still come
+                    log.exception("%s could not be reported", one.move)
+
+    def _report(self, one: Running) -> None:
+        reply = self._tell("report", **one.facts())
+        if reply is None:
+            return
+        try:
+            words, fields = tokens(reply.text)
+            hand_back = fields.get("why", "") if "hand_back" in words else None
+            one.gate.told(_rate(fields), hand_back)
+        except BadRequest as error:
+            log.warning("this is no instruction: %s", error)
 
     def _tell(self, command: str, **facts: object) -> Reply | None:
         """Tell the coordinator, if it is there; it reads the tables otherwise."""

@@ -200,8 +200,7 @@ class Rules(RuleBasedStateMachine):
     def prioritise(self, number: int, priority: int) -> None:
         job = self.table.get(number)
         if job and not job.final:
-            self.put(number, priority=priority, learn=False)
-            self.schedule.set_priority(number, priority, self.now)
+            self.put(number, priority=priority)
 
     # --- Workers ---
 
