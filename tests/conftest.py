@@ -1,4 +1,6 @@
-"""Fixtures that tests of several systems share."""
+"""Fixtures that tests of several systems share, and how property tests run."""
+
+from hypothesis import settings
 
 pytest_plugins = [
     "tests.support.mariadb",
@@ -6,3 +8,7 @@ pytest_plugins = [
     "tests.support.memcached",
     "tests.support.journal",
 ]
+
+# A busy machine is no error: what an example may cost is for benchmarks to say.
+settings.register_profile("kit", deadline=None)
+settings.load_profile("kit")
