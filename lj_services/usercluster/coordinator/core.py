@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
-from lj_services.database import DatabaseError
+from lj_services.database import DatabaseBusy, DatabaseError
 from lj_services.usercluster.balance.store import record_busy
 from lj_services.usercluster.coordinator import conditions, metrics
 from lj_services.usercluster.coordinator.config import CoordinatorSettings
@@ -184,6 +184,8 @@ class Coordinator:
             lapsed = await self.thread(self.desk.lapsed)
         except AnotherRules as error:
             self._stand_down(str(error))
+        except DatabaseBusy as error:
+            log.info("the next look will tell: %s", error)  # a deadlock: the lock is still held
         except DatabaseError as error:
             await self._without_global(error)
         else:
@@ -322,7 +324,7 @@ class Coordinator:
     async def _claim(self, picked: Job, worker: str) -> Job | None:
         try:
             return await self.thread(self.desk.claim, picked, worker)
-        except ClaimLost:
+        except (ClaimLost, DatabaseBusy):  # in both cases nothing was claimed
             fresh = await self._read(picked.move_id)
         except AnotherRules as error:
             self.schedule.refused(picked.move_id, None, self.now())

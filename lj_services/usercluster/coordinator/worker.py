@@ -186,7 +186,7 @@ class CoordinatedWorker:
                 try:
                     self._worker.sign_of_life()
                 except DatabaseError as error:
-                    log.warning("global is out of reach: %s", error)
+                    log.warning("no sign of life could be given: %s", error)
                 self._stop.wait(SIGN_EVERY_S)
             self._drain(places)
         finally:
