@@ -21,7 +21,7 @@ Why it holds.  Say a copy is live with seq s.  It was written after ``friend`` h
 Only a removal with a seq r > s could have deleted that row, and it first had to raise the
 copy to r, not live; a later step of the adding request, with s < r, changes nothing.
 
-A post page asks the truth, on the owner's cluster.
+A journal and a post page ask the truth, of the writer of the owner's cluster.
 """
 
 from __future__ import annotations

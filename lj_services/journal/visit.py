@@ -158,6 +158,17 @@ class Visit:
         ):
             yield connection
 
+    @contextmanager
+    def reading_cleared(self, owner: User) -> Iterator[tuple[Connection, Security]]:
+        """Read a journal, and know how much of it the visitor may see.
+
+        For somebody else who is logged in the writer is asked: a reader that is a little behind
+        might not know yet that they are no longer a friend.
+        """
+        somebody_else = self.viewer_id not in (None, owner.userid)
+        with self.reading(owner, definitive=somebody_else) as connection:
+            yield connection, self.clearance(connection, owner)
+
     def clearance(self, connection: Connection, owner: User) -> Security:
         """What the visitor may see of a journal; `connection` reads the owner's cluster."""
         viewer = self.viewer_id

@@ -22,8 +22,7 @@ def show(visit: Visit) -> Response:
     owner = visit.owner()
     viewer = visit.viewer
     size = visit.kit.settings.page_size
-    with visit.reading(owner) as connection:
-        cleared = visit.clearance(connection, owner)
+    with visit.reading_cleared(owner) as (connection, cleared):
         found = posts.newest(
             connection, owner.userid, cleared, limit=size + 1, before=visit.asked("before")
         )

@@ -30,8 +30,8 @@ def _post_page(
     draft: Checked | None = None,
     status: int = 200,
 ) -> Response:
-    with visit.reading(owner) as connection:
-        post = posts.find(connection, owner.userid, postid, visit.clearance(connection, owner))
+    with visit.reading_cleared(owner) as (connection, cleared):
+        post = posts.find(connection, owner.userid, postid, cleared)
         thread = comments.thread_page(
             connection,
             owner.userid,
