@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.support.box import Box
 
@@ -30,11 +31,12 @@ def fresh(short_directory: Path) -> Box:
 
 
 @pytest.fixture(scope="session")
-def box(short_directory: Path) -> Iterator[Box]:
-    """A box that has been converged once."""
+def box(short_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    """A box that has been converged once; test processes share the wheels, so one at a time."""
     box = Box(short_directory / "box")
     try:
-        box.molecule("converge")
+        with FileLock(tmp_path_factory.getbasetemp().parent / "wheels.lock"):
+            box.molecule("converge")
         yield box
     finally:
         box.molecule("destroy")
