@@ -109,7 +109,7 @@ $(VENV)/.test: pyproject.toml constraints.txt packages.txt
 # --- Quality ------------------------------------------------------------------
 
 .PHONY: check
-check: $(VENV)/.test lint ## The fast part of `make test`: under a minute
+check: $(VENV)/.test lint ## The fast part of `make test`: about a minute
 	$(BIN)/pytest -m unit -n $(PYTEST_JOBS) --dist loadgroup -q $(PYTEST_ARGS)
 
 .PHONY: lint
