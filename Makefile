@@ -30,6 +30,8 @@ FOLLOW ?= 1
 # More words for pytest, and how many of its processes run at once.
 PYTEST_ARGS ?=
 PYTEST_JOBS ?= 2
+# How many linters run at once.
+LINT_JOBS ?= 2
 # Words for the benchmarks: names of modules, --quick.
 BENCH_ARGS ?=
 
@@ -110,15 +112,31 @@ $(VENV)/.test: pyproject.toml constraints.txt packages.txt
 
 .PHONY: check
 check: $(VENV)/.test lint ## The fast part of `make test`: about a minute
-	$(BIN)/pytest -m unit -n $(PYTEST_JOBS) --dist loadgroup -q $(PYTEST_ARGS)
+	$(BIN)/pytest -m unit -n $(PYTEST_JOBS) -q $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.test
+	@$(MAKE) --no-print-directory --keep-going --jobs=$(LINT_JOBS) --output-sync=target $(LINTERS)
+
+# All at once, the slowest first; what each of them says stays together.
+LINTERS := lint-types lint-yaml lint-python lint-imports lint-shell
+.PHONY: $(LINTERS)
+$(LINTERS): $(VENV)/.test
+
+lint-types:
+	$(BIN)/mypy
+
+lint-yaml:
+	$(BIN)/yamllint --strict .
+
+lint-python:
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
+
+lint-imports:
 	$(BIN)/lint-imports
-	$(BIN)/yamllint --strict .
+
+lint-shell:
 	shellcheck $(SHELL_SCRIPTS)
 
 .PHONY: lint-roles

@@ -1,7 +1,7 @@
 """Our liar under the whole chain: kernel, loop device, command line, listener.
 
-The same faults a hundred times each, without a kernel, are in
-tests/unit/disk_checker/test_liar.py; with DISK_CHECKER_LONG=1 they are a hundred here too.
+The same faults a hundred times each, without a kernel, are in test_liar_in_memory.py; with
+DISK_CHECKER_LONG=1 they are a hundred here too.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import pytest
 from tests.support.disk_rig import Checker, Rig
 from tests.support.liar_disk import LiarDisk
 
-# Rigs take loop devices and mounts of the whole machine: one after the other.
-pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("disk_rig")]
+pytestmark = pytest.mark.faults
 
 RUNS = 100 if os.environ.get("DISK_CHECKER_LONG") == "1" else 1
 BLOCK = 4096

@@ -11,7 +11,7 @@ from disk_checker.statistics import cycles_for
 from tests.support.liar_disk import Faults, LiarDisk
 from tests.support.memory_run import cycle, make_plan
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.faults
 
 RUNS = 100
 # A log that does not wrap before the cut: nothing overwrites, and so heals, a fault.
