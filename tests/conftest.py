@@ -7,6 +7,7 @@ pytest_plugins = [
     "tests.support.databases",
     "tests.support.memcached",
     "tests.support.journal",
+    "tests.support.together",
 ]
 
 # A busy machine is no error: what an example may cost is for benchmarks to say.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.roles, pytest.mark.xdist_group("roles")]
+pytestmark = pytest.mark.roles
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

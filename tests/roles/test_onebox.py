@@ -13,7 +13,7 @@ import pytest
 from tests.support.box import CHECKOUT, Box
 from tests.support.process import wait_for
 
-pytestmark = [pytest.mark.roles, pytest.mark.xdist_group("roles"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.roles, pytest.mark.timeout(900)]
 SITE = "playbooks/site.yml"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.box import Box
 
-pytestmark = [pytest.mark.roles, pytest.mark.xdist_group("roles"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.roles, pytest.mark.timeout(900)]
 SITE = "playbooks/site.yml"
 
 

@@ -11,8 +11,7 @@ import pytest
 from disk_checker.ledger import Ledger
 from tests.support.disk_rig import CHECKER, Checker
 
-# Rigs take loop devices and mounts of the whole machine: one after the other.
-pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("disk_rig")]
+pytestmark = pytest.mark.faults
 
 
 def test_kill_9_of_the_listener_stops_the_writer_and_keeps_the_record(tmp_path: Path) -> None:

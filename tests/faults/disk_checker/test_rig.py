@@ -14,8 +14,7 @@ import pytest
 from tests.support.disk_rig import Checker, Rig
 from tests.support.liar_disk import LiarDisk
 
-# Rigs take loop devices and mounts of the whole machine: one after the other.
-pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("disk_rig")]
+pytestmark = pytest.mark.faults
 
 LONG = os.environ.get("DISK_CHECKER_LONG") == "1"
 CYCLES = 20 if LONG else 1

@@ -13,8 +13,7 @@ import pytest
 
 from tests.support.disk_rig import CHECKER, Rig
 
-# Rigs take loop devices and mounts of the whole machine: one after the other.
-pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("disk_rig")]
+pytestmark = pytest.mark.faults
 
 
 @contextmanager
