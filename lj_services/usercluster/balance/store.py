@@ -1,8 +1,8 @@
 """What balancing knows, in tables of ``global``: sizes, disks, pinned users.
 
-Who writes what: the survey writes sizes and disks; whoever reads the clusters' change
-feeds writes the users' write rates (`record_write_rates`); whoever watches the clusters'
-hosts writes how busy their disks are (`record_busy`); the operator pins users.
+Who writes what: the survey writes sizes and disks; the mover's workers, who read the
+clusters' change feeds, write the users' write rates (`record_write_rates`); whoever watches
+the clusters' hosts writes how busy their disks are (`record_busy`); the operator pins users.
 All times are seconds since 1970 (UTC).
 """
 

@@ -187,6 +187,7 @@ class CoordinatedWorker:
                     self._worker.sign_of_life()
                 except DatabaseError as error:
                     log.warning("no sign of life could be given: %s", error)
+                self._worker.record_rates()
                 self._stop.wait(SIGN_EVERY_S)
             self._drain(places)
         finally:

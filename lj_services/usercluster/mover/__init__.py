@@ -15,6 +15,7 @@ Where things are, along the way of one move::
     cutover.py      freeze, drain, commit point, tombstone: the few milliseconds
     numbers.py      numberspaces carried over
     purge.py        the source's rows after the grace time; or the destination, given up
+    rates.py        what feeds count by the way: how much each user writes, for balancing
 
 and underneath: ``fences.py`` (what may change on a cluster, and under whose claim), ``rows.py``
 with ``rows_server.py`` and ``rows_sqlite.py`` (one user's rows on either engine), ``work.py``

@@ -75,3 +75,10 @@ class MoverSettings(Settings):
         description="read the source's binary log where that is possible; "
         "otherwise passes of checksums",
     )
+    write_rates_s: float = Field(
+        default=60.0,
+        ge=0,
+        le=3600,
+        description="seconds that a worker watches a cluster's change feed until it records how "
+        "much each user there writes, for lj balance plan; 0: never",
+    )

@@ -20,6 +20,11 @@ order keys are worked off: each one only says "look here again".
   Reading twice is harmless.  The library's own reconnection is not used, since it goes on in the
   middle of a transaction, where the descriptions of tables are missing.
 
+*Writes are counted by the way*: row changes of every user of the cluster, subscribed or not, since
+they all come by.  A transaction counts once, when its end comes by for the first time, however
+often it is read; one that was committed before the reading began does not count.  What becomes of
+the counts: `rates`.
+
 Keys that the decoder can't be trusted with are cut down to their trusted beginning.  Integers are
 good (made unsigned here where the table's columns are), and text in UTF-8; raw bytes are not, since
 they are decoded as text where the server does not describe its columns.  At worst the key is
@@ -36,7 +41,7 @@ import logging
 import random
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,8 +144,6 @@ class Subscription:
         self.userid = userid
         self.claim = claim
         self.tables = {table.name: _Decoder(table) for table in schema.tables}
-        self.writes = 0
-        """Row changes that were seen of this user."""
         self._feed = feed
         self._dirty: dict[str, set[Key]] = defaultdict(set)
         self._marker = 0
@@ -192,7 +195,6 @@ class Subscription:
         decoder = self.tables.get(table)
         if decoder is None:
             return
-        self.writes += 1
         for values in images:
             self._dirty[table].add(decoder.key(values))
 
@@ -261,9 +263,19 @@ class Feed:
         self._rewind: Place | None = None
         self._thread: threading.Thread | None = None
         self._heard = 0.0
+        self._writes: Counter[int] = Counter()
+        self._open: Counter[int] = Counter()
+        self._counted_to = (0, 0)
+        self._watched_s = 0.0
+        self._watched_since = 0.0
 
     def subscribe(
-        self, userid: int, schema: Schema, start: Place, claim: tuple[int, int]
+        self,
+        userid: int,
+        schema: Schema,
+        start: Place,
+        claim: tuple[int, int],
+        end: Place | None = None,
     ) -> Subscription:
         """Begin to note a user's keys.
 
@@ -274,6 +286,8 @@ class Feed:
                 that an earlier worker had reached.
             claim: number and claim of the move; only markers of that claim count, since
                 those of an earlier one may come by again.
+            end: the end of the log now, if `start` is an earlier place: what is written
+                between the two is shown, but was not written now, and is not counted.
         """
         with self.changed:
             subscription = Subscription(self, userid, schema, start, claim)
@@ -282,6 +296,8 @@ class Feed:
             self._subscriptions[userid].append(subscription)
             if self._thread is None:
                 self._place = start
+                self._counted_to = (end or start).order
+                self._watched_since = time.monotonic()
                 self._thread = threading.Thread(
                     target=self._run, name=f"feed of {self._server.role}", daemon=True
                 )
@@ -299,7 +315,35 @@ class Feed:
             if not those:
                 self._subscriptions.pop(subscription.userid, None)
             if not self._subscriptions:
-                self._thread = None
+                self._end()
+
+    @property
+    def watched_s(self) -> float:
+        """Seconds of writing that `take_writes` would tell of."""
+        with self.changed:
+            return self._watched_s + self._going_s()
+
+    @property
+    def behind(self) -> int:
+        """How many keys wait, of all moves."""
+        with self.changed:
+            return sum(one.pending for those in self._subscriptions.values() for one in those)
+
+    def take_writes(self) -> tuple[dict[int, int], float]:
+        """Row changes by userid, and the seconds they came in, since this was last asked."""
+        with self.changed:
+            seconds = self._watched_s + self._going_s()
+            writes, self._writes = dict(self._writes), Counter()
+            self._watched_s, self._watched_since = 0.0, time.monotonic()
+            return writes, seconds
+
+    def _going_s(self) -> float:
+        return time.monotonic() - self._watched_since if self._thread is not None else 0.0
+
+    def _end(self) -> None:
+        """The thread is not wanted any more."""
+        self._watched_s += self._going_s()
+        self._thread = None
 
     def _run(self) -> None:
         mine = threading.current_thread()
@@ -329,7 +373,7 @@ class Feed:
                 for those in self._subscriptions.values():
                     for subscription in those:
                         subscription.fail(error)
-                self._thread = None
+                self._end()
             self.changed.notify_all()
 
     def _read(self, mine: threading.Thread) -> None:
@@ -338,6 +382,7 @@ class Feed:
             if self._rewind is not None:
                 self._place, self._rewind = self._rewind, None
             place = self._place
+            self._open.clear()
         assert place is not None
         connections = 0
 
@@ -395,6 +440,10 @@ class Feed:
 
     def _reach(self, place: Place) -> None:
         self._place = place
+        if place.order > self._counted_to:
+            self._counted_to = place.order
+            self._writes.update(self._open)
+        self._open.clear()
         for those in self._subscriptions.values():
             for subscription in those:
                 subscription.reached(place)
@@ -416,6 +465,7 @@ class Feed:
             return
         for images in _images(event):
             for userid in {decoder.userid(values) for values in images}:
+                self._open[userid] += 1
                 for subscription in self._subscriptions.get(userid, ()):
                     subscription.saw(event.table, images)
 

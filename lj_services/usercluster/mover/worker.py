@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable
 
 from sqlalchemy import delete, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from lj_services.daemon import ConfigError
 from lj_services.database import DatabaseError, Databases
@@ -47,6 +47,7 @@ from lj_services.usercluster.mover.errors import (
 from lj_services.usercluster.mover.feed import Feed, Place, Subscription, here, still_there
 from lj_services.usercluster.mover.follow import Follower
 from lj_services.usercluster.mover.moves import Moves
+from lj_services.usercluster.mover.rates import WriteRates
 from lj_services.usercluster.mover.recovery import recover
 from lj_services.usercluster.mover.states import Move
 from lj_services.usercluster.mover.tables import (
@@ -116,7 +117,8 @@ class Worker:
         self._databases = databases
         self._users = users
         self._settings = settings
-        self._feeds: dict[str, Feed] = {}
+        self._feeds: dict[int, Feed] = {}
+        self._rates: dict[int, WriteRates] = {}
         self._lock = threading.Lock()
 
     # --- Many moves ---
@@ -141,6 +143,7 @@ class Worker:
                     self.sign_of_life()
                 except DatabaseError as error:
                     log.warning("global is out of reach: %s", error)
+                self.record_rates()
                 for thread in threads:
                     thread.join(WORKER_SEEN_S / 4 / len(threads))
         finally:
@@ -197,6 +200,20 @@ class Worker:
             connection.execute(
                 delete(mover_worker).where(mover_worker.c.seen_at < now_ms() - 3_600_000)
             )
+
+    def record_rates(self) -> None:
+        """Record how much users write, of each cluster that was watched for long enough."""
+        every_s = self._settings.write_rates_s
+        with self._lock:
+            feeds = dict(self._feeds)
+        for cluster, feed in feeds.items():
+            if every_s == 0 or feed.watched_s < every_s:
+                continue
+            rates = self._rates.setdefault(cluster, WriteRates(self._databases, cluster))
+            try:
+                rates.learn(*feed.take_writes())
+            except (DatabaseError, DBAPIError) as error:
+                log.warning("cluster %s: write rates could not be recorded: %s", cluster, error)
 
     def sign_off(self) -> None:
         """Tell others that it is gone."""
@@ -371,17 +388,17 @@ class Worker:
             start = Place(*place)
             with work.reading(work.src) as connection:
                 if still_there(connection, start):
-                    return self._subscribe(work, start)
+                    return self._subscribe(work, start, here(connection))
         work.advance(PREPARING, "the source's binary log can't be taken up again: from the start")
         return None
 
-    def _subscribe(self, work: Work, start: Place) -> Subscription:
+    def _subscribe(self, work: Work, start: Place, end: Place | None = None) -> Subscription:
         with self._lock:
-            if work.src not in self._feeds:
-                self._feeds[work.src] = Feed(self._databases.writer(work.src))
-            feed = self._feeds[work.src]
+            if work.move.src not in self._feeds:
+                self._feeds[work.move.src] = Feed(self._databases.writer(work.src))
+            feed = self._feeds[work.move.src]
         claim = (work.move.move_id, work.move.claim)
-        return feed.subscribe(work.move.userid, work.found, start, claim)
+        return feed.subscribe(work.move.userid, work.found, start, claim, end)
 
     def _copy(self, work: Work, follower: Follower | None) -> None:
         if follower is None:
