@@ -6,6 +6,12 @@ the user exist.  A log-in is a row on the user's cluster; the browser's cookie i
 reads the database can't become anybody.  The token is 256 random bits: a plain SHA-256
 is enough for it.
 
+A new password ends all log-ins that came before it.  A log-in whose password was checked just
+before the change reads the time of the last change once more while its own row is not yet
+committed: either it sees the change and is refused, or the change comes after that look, and
+its sweep waits for the row and takes it away.  For that ``login.changed_ms`` rises with every
+change, whatever the clock does.
+
 A check costs tens of milliseconds and much memory by design; `Passwords` bounds how many
 run at once.  A name that does not exist costs the same as a wrong password, and gets
 the same answer.
@@ -37,6 +43,7 @@ from lj_services.usercluster import UnknownUser, User, UserReadOnly, Users, numb
 
 HASH_WAIT_S = 10.0
 MOST_SESSIONS = 50
+MISMATCH = "That name and that password don't belong together."
 _COOKIE = re.compile(r"(\d{1,10})-(\d{1,10})-([A-Za-z0-9_-]{43})")
 
 
@@ -102,6 +109,15 @@ class Session:
     browser: str
 
 
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Somebody has shown their password."""
+
+    user: User
+    changed_ms: int
+    """When that password was set: it holds for as long as no other one is."""
+
+
 class Accounts:
     """The site's accounts.
 
@@ -138,40 +154,47 @@ class Accounts:
 
         return self._users.create(name, cluster=cluster, within=within)
 
-    def check(self, name: str, password: str) -> User:
+    def check(self, name: str, password: str) -> Proof:
         """Who has that name and that password.
 
         Raises:
             WrongPassword: nobody.
         """
-        user, stored = None, None
+        user, row = None, None
         try:
             user = self._users.find(name)
             with self._databases.read("global", definitive=True) as connection:
-                stored = connection.scalar(
-                    select(login.c.password_hash).where(login.c.userid == user.userid)
-                )
+                row = connection.execute(
+                    select(login.c.password_hash, login.c.changed_ms).where(
+                        login.c.userid == user.userid
+                    )
+                ).first()
         except UnknownUser:
             pass
-        if not self.passwords.matches(stored, password) or user is None or stored is None:
-            raise WrongPassword("That name and that password don't belong together.")
-        if self.passwords.is_outdated(stored):
-            self._store(user, password)
-        return user
+        stored = row.password_hash if row is not None else None
+        if not self.passwords.matches(stored, password) or user is None or row is None:
+            raise WrongPassword(MISMATCH)
+        proof = Proof(user, int(row.changed_ms))
+        if self.passwords.is_outdated(row.password_hash):
+            # The same password in a new dress: no change.  Too late, if there was one.
+            self._store(proof, password, proof.changed_ms)
+        return proof
 
     def change_password(self, session_of: Session, old: str, new: str) -> None:
         """Set another password, and end all other log-ins.
 
         Raises:
-            WrongPassword: `old` is not the present one.
+            WrongPassword: `old` is not the present one, or not any more: of two changes at
+                once, one is refused.
             UserReadOnly, UserBusy, DatabaseError: the old password stays, or, when only the
                 other log-ins could not be ended, the new one holds already.
         """
         user = self._users.reload(session_of.user.userid)
         if user.readonly:
             raise UserReadOnly(f"{user.name} is read-only: the password was not changed")
-        self.check(user.name, old)
-        self._store(user, new)
+        proof = self.check(user.name, old)
+        if not self._store(proof, new, max(now_ms(), proof.changed_ms + 1)):
+            raise WrongPassword(MISMATCH)
         with self._users.writing(user) as connection:
             connection.execute(
                 delete(session).where(
@@ -179,19 +202,21 @@ class Accounts:
                 )
             )
 
-    def log_in(self, user: User, browser: str) -> str:
+    def log_in(self, who: Proof | User, browser: str) -> str:
         """Start a session.
 
         Args:
-            user: who has shown their password.
+            who: who has shown their password; or a user who was made just now.
             browser: what it calls itself, for the list of log-ins.
 
         Returns:
             the cookie's value.
 
         Raises:
+            WrongPassword: the password that was shown is not theirs any more.
             UserReadOnly, UserBusy, DatabaseError: as `Users.writing`.
         """
+        user = who.user if isinstance(who, Proof) else who
         token = secrets.token_urlsafe(32)
         now = now_ms()
         with self._users.writing(user) as connection:
@@ -214,6 +239,8 @@ class Accounts:
                     browser=browser[:200],
                 )
             )
+            if isinstance(who, Proof) and not self._holds(who):
+                raise WrongPassword(MISMATCH)
         return f"{user.userid}-{sessionid}-{token}"
 
     def session(self, cookie: str | None) -> Session | None:
@@ -276,14 +303,24 @@ class Accounts:
             query = select(login.c.userid).order_by(login.c.userid.desc()).limit(count)
             return list(connection.scalars(query))
 
-    def _store(self, user: User, password: str) -> None:
+    def _holds(self, proof: Proof) -> bool:
+        """Whether the password is still the one that was shown."""
+        with self._databases.read("global", definitive=True) as connection:
+            changed_ms = connection.scalar(
+                select(login.c.changed_ms).where(login.c.userid == proof.user.userid)
+            )
+        return changed_ms == proof.changed_ms
+
+    def _store(self, proof: Proof, password: str, changed_ms: int) -> bool:
+        """Store a hash in place of the one that was checked; False if that has gone."""
         hashed = self.passwords.hash(password)
         with self._databases.write("global") as connection:
-            connection.execute(
+            stored = connection.execute(
                 update(login)
-                .where(login.c.userid == user.userid)
-                .values(password_hash=hashed, changed_ms=now_ms())
+                .where(login.c.userid == proof.user.userid, login.c.changed_ms == proof.changed_ms)
+                .values(password_hash=hashed, changed_ms=changed_ms)
             )
+        return bool(stored.rowcount)
 
 
 def _hash(token: str) -> str:

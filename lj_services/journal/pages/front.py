@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+
 from starlette.responses import RedirectResponse, Response
 
+from lj_services.database import DatabaseError
 from lj_services.journal import forms
+from lj_services.journal.accounts import MISMATCH, Proof
 from lj_services.journal.errors import TooManyFailures, WrongPassword
 from lj_services.journal.friendspage import merged_page
 from lj_services.journal.security import clearance
 from lj_services.journal.text import clean
 from lj_services.journal.throttle import device_cookie, place_of
 from lj_services.journal.visit import DEVICE_COOKIE, NAME, SESSION_COOKIE, Visit
-from lj_services.usercluster import BadName, NameTaken, User, UserReadOnly
+from lj_services.usercluster import BadName, NameTaken, User, UserClusterError, UserReadOnly
+
+log = logging.getLogger(__name__)
 
 NEWEST = 12
 POSTS = 5
 DEVICE_S = 400 * 86_400
+RETRY_S = 30
 
 
 def show(visit: Visit) -> Response:
@@ -57,7 +64,12 @@ def sign_up(visit: Visit) -> Response:
             f"Somebody has the name {name} already." if isinstance(error, NameTaken) else str(error)
         )
         return visit.render("signup.html", status=422, name=name, errors={"name": message})
-    return _enter(visit, user, "/?welcome=1")
+    try:
+        return _enter(visit, user, "/?welcome=1")
+    except (DatabaseError, UserClusterError) as error:
+        # The account is there, whatever the page for this error would say.
+        log.warning("a new user could not be logged in: %s", error, extra={"user": user.name})
+        return _made_but_outside(visit, user)
 
 
 def log_in_form(visit: Visit) -> Response:
@@ -74,9 +86,11 @@ def log_in(visit: Visit) -> Response:
     try:
         # What can't be right is not counted: it costs nothing, and would push real counts out.
         if not NAME.fullmatch(name) or len(password) > 1000:
-            raise WrongPassword("That name and that password don't belong together.")
+            raise WrongPassword(MISMATCH)
         visit.kit.throttle.attempt(place, name)
-        user = visit.kit.accounts.check(name, password)
+        proof = visit.kit.accounts.check(name, password)
+        visit.kit.throttle.succeeded(place, name)
+        return _enter(visit, proof, visit.next_page())
     except WrongPassword as error:
         return visit.render(
             "login.html",
@@ -95,8 +109,6 @@ def log_in(visit: Visit) -> Response:
         )
         response.headers["Retry-After"] = str(error.wait_s)
         return response
-    visit.kit.throttle.succeeded(place, name)
-    return _enter(visit, user, visit.next_page())
 
 
 def log_out(visit: Visit) -> Response:
@@ -116,9 +128,25 @@ def favicon(_: Visit) -> Response:
     return RedirectResponse("/static/pencil.svg", 301)
 
 
-def _enter(visit: Visit, user: User, path: str) -> Response:
+def _enter(visit: Visit, who: Proof | User, path: str) -> Response:
+    user = who.user if isinstance(who, Proof) else who
     browser = clean(visit.request.headers.get("user-agent", ""))[:200]
-    cookie = visit.kit.accounts.log_in(user, browser)
+    cookie = visit.kit.accounts.log_in(who, browser)
     visit.set_cookie(SESSION_COOKIE, cookie, visit.kit.accounts.session_s)
     visit.set_cookie(DEVICE_COOKIE, device_cookie(visit.kit.secret, user.name), DEVICE_S)
     return visit.redirect(path)
+
+
+def _made_but_outside(visit: Visit, user: User) -> Response:
+    response = visit.render(
+        "login.html",
+        status=503,
+        name=user.name,
+        errors={
+            "password": f"Your journal {user.name} was made, but logging in did not work just now. "
+            f"Log in here in a minute, with the password that you chose."
+        },
+        next="/?welcome=1",
+    )
+    response.headers["Retry-After"] = str(RETRY_S)
+    return response

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sqlalchemy import insert, select, update
+from sqlalchemy.exc import IntegrityError
 from starlette.responses import Response
 
 from lj_services.journal import forms
 from lj_services.journal.errors import TooManyFailures, WrongPassword
 from lj_services.journal.tables import profile
 from lj_services.journal.visit import SESSION_COOKIE, Visit
-from lj_services.usercluster import User
+from lj_services.usercluster import User, Users
 
 
 def show(visit: Visit) -> Response:
@@ -25,12 +26,7 @@ def change_profile(visit: Visit) -> Response:
     checked = forms.check_profile(visit.form)
     if checked.errors:
         return _page(visit, viewer, errors=checked.errors, values=checked.values, status=422)
-    with visit.kit.users.writing(viewer) as connection:
-        changed = connection.execute(
-            update(profile).where(profile.c.userid == viewer.userid).values(checked.values)
-        )
-        if not changed.rowcount:
-            connection.execute(insert(profile).values(userid=viewer.userid, **checked.values))
+    _save_profile(visit.kit.users, viewer, checked.values)
     visit.wrote(viewer)
     return visit.redirect("/settings?saved=profile")
 
@@ -67,6 +63,20 @@ def end_session(visit: Visit) -> Response:
         visit.delete_cookie(SESSION_COOKIE)
         return visit.redirect("/")
     return visit.redirect("/settings?saved=session")
+
+
+def _save_profile(users: Users, owner: User, values: Mapping[str, str]) -> None:
+    while True:
+        try:
+            with users.writing(owner) as connection:
+                changed = connection.execute(
+                    update(profile).where(profile.c.userid == owner.userid).values(values)
+                )
+                if not changed.rowcount:
+                    connection.execute(insert(profile).values(userid=owner.userid, **values))
+            return
+        except IntegrityError:
+            continue  # another request saved the first profile in between: now it can be changed
 
 
 def _page(

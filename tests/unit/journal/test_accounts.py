@@ -10,11 +10,13 @@ import httpx
 import pytest
 from sqlalchemy import select
 
+from lj_services.database import DatabaseUnreachable
 from lj_services.journal import accounts
 from lj_services.journal.accounts import Passwords
-from lj_services.journal.errors import TooManyFailures
+from lj_services.journal.errors import TooManyFailures, WrongPassword
 from lj_services.journal.tables import login, session
 from lj_services.journal.throttle import Throttle, device_cookie, network, place_of
+from lj_services.usercluster import UserBusy
 from tests.support.journal import PASSWORD, MakeJournal, Person, TestJournal, token_in
 
 pytestmark = pytest.mark.unit
@@ -126,6 +128,94 @@ def test_a_new_password_ends_other_sessions(journal: TestJournal) -> None:
     assert "Hello, ann" not in there.get("/").text
     assert journal.visitor("ann").log_in().status_code == 422
     assert journal.visitor("ann").log_in("battery staple").status_code == 200
+
+
+def test_a_log_in_that_a_new_password_overtakes_is_refused(
+    journal: TestJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann = journal.member("ann")
+    accounts_ = journal.kit.accounts
+    session_of = accounts_.session(ann.client.cookies["lj_session"])
+    assert session_of is not None
+    proof = accounts_.check("ann", PASSWORD)
+    monkeypatch.setattr(accounts, "now_ms", lambda: proof.changed_ms)  # within one millisecond
+    accounts_.change_password(session_of, PASSWORD, "battery staple")
+    with pytest.raises(WrongPassword):
+        accounts_.log_in(proof, "an old tab")
+    assert len(accounts_.sessions(proof.user)) == 1
+    with pytest.raises(WrongPassword):
+        accounts_.change_password(session_of, PASSWORD, "paper clip 9")
+    assert accounts_.log_in(accounts_.check("ann", "battery staple"), "here")
+
+
+def test_the_visitor_of_an_overtaken_log_in_is_told(
+    journal: TestJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.member("ann")
+    monkeypatch.setattr(journal.kit.accounts, "_holds", lambda proof: False)
+    late = journal.visitor("ann")
+    answer = late.log_in()
+    assert answer.status_code == 422
+    assert "don&#39;t belong together" in answer.text
+    assert "lj_session" not in late.client.cookies
+
+
+def test_a_hash_made_anew_brings_no_old_password_back(
+    make_journal: MakeJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = make_journal()
+    ann = journal.member("ann")
+    accounts_ = journal.kit.accounts
+    session_of = accounts_.session(ann.client.cookies["lj_session"])
+    assert session_of is not None
+    changed = []
+
+    def outdated(stored: str) -> bool:
+        if not changed:
+            changed.append(stored)
+            accounts_.change_password(session_of, PASSWORD, "battery staple")
+            return True
+        return False
+
+    monkeypatch.setattr(accounts_.passwords, "is_outdated", outdated)
+    accounts_.check("ann", PASSWORD)
+    assert journal.visitor("ann").log_in().status_code == 422
+    assert journal.visitor("ann").log_in("battery staple").status_code == 200
+
+
+def test_a_hash_made_anew_is_no_new_password(
+    journal: TestJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.member("ann")
+    proof = journal.kit.accounts.check("ann", PASSWORD)
+    with journal.site.databases.read("global") as connection:
+        before = connection.scalar(select(login.c.password_hash))
+    monkeypatch.setattr(journal.kit.accounts.passwords, "is_outdated", lambda stored: True)
+    journal.kit.accounts.check("ann", PASSWORD)
+    with journal.site.databases.read("global") as connection:
+        assert connection.scalar(select(login.c.password_hash)) != before
+    assert journal.kit.accounts.log_in(proof, "an open tab")
+
+
+@pytest.mark.parametrize("error", [UserBusy("moving"), DatabaseUnreachable("away")])
+def test_a_sign_up_whose_log_in_fails_says_that_the_account_is_there(
+    journal: TestJournal, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(*_: object) -> str:
+        raise error
+
+    ann = journal.visitor("ann")
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.kit.accounts, "log_in", fails)
+        fields = {"name": "ann", "password": PASSWORD, "again": PASSWORD}
+        answer = ann.send("/signup", fields, page="/signup")
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0
+    assert "Your journal ann was made" in answer.text
+    assert "Nothing was saved" not in answer.text
+    assert 'action="/login"' in answer.text
+    form = {"csrf": token_in(answer.text), "name": "ann", "password": PASSWORD}
+    assert "Hello, ann" in ann.client.post("/login", data=form).text
 
 
 def test_ending_a_session_from_the_settings(journal: TestJournal) -> None:
