@@ -31,6 +31,13 @@ class JournalSettings(DaemonSettings):
     idle_timeout_s: float = Field(
         default=60.0, ge=0, description="seconds of silence before a client is cut off; 0: never"
     )
+    request_timeout_s: float = Field(
+        default=120.0,
+        ge=1,
+        le=86_400,
+        description="seconds in which a request must have arrived, from its first byte to the end "
+        "of its form; who takes longer, however busily, is cut off",
+    )
     secret_file: Path | None = Field(
         default=None,
         description="file with at least 32 random bytes that sign forms; all processes of a site "

@@ -1,8 +1,8 @@
 """The site as a daemon: uvicorn inside the manners that all daemons share.
 
 uvicorn speaks HTTP; signals, drain and exit codes are `run_service`'s.  `Connection` adds
-what uvicorn leaves open: how many clients there may be, how long one may be silent, and
-how long the head of a request may get.
+what uvicorn leaves open: how many clients there may be, how long one may be silent, how long
+the head of a request may get, and how long a request may take to arrive.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import socket
 from typing import Any
 
 import uvicorn
+from prometheus_client import Counter
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from lj_services.daemon import ConnectionLimits
@@ -32,14 +33,29 @@ HEAD_TOO_LONG = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\n"
     b"Content-Type: text/plain\r\nContent-Length: 33\r\n\r\nThe head of the request is large\n"
 )
+TOO_SLOW = (
+    b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n"
+    b"Content-Type: text/plain\r\nContent-Length: 33\r\n\r\nThe request took long to arrive.\n"
+)
+SLOW = Counter("lj_journal_slow_requests_total", "clients cut off after request_timeout_s")
 
 
 class Connection(HttpToolsProtocol):
-    """One client's connection, within the daemon's limits."""
+    """One client's connection, within the daemon's limits.
 
-    def __init__(self, limits: ConnectionLimits, *args: Any, **kwargs: Any) -> None:
+    Args:
+        limits: how many there may be, and how long they may be silent.
+        request_timeout_s: seconds that a request may take to arrive.  They are looked at when
+            a piece of it comes, which needs no timer; who sends nothing is silent.
+    """
+
+    def __init__(
+        self, limits: ConnectionLimits, request_timeout_s: float, *args: Any, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._limits = limits
+        self._request_timeout_s = request_timeout_s
+        self._began: float | None = None
         self._head = 0
         self._in_head = True
         self._ended = False
@@ -60,6 +76,11 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.last_input = self.loop.time()
+        if self._began is None:
+            self._began = self.last_input
+        elif self.last_input - self._began > self._request_timeout_s:
+            self._cut_off_slow()
+            return
         self._ended = False
         super().data_received(data)
         # What ends a request belongs to its body, and is no head of the next one.
@@ -71,6 +92,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._in_head, self._head = True, 0
+        self._began = self.loop.time()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -79,10 +101,21 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._in_head, self._head, self._ended = True, 0, True
+        self._began = None
         super().on_message_complete()
 
     def close(self) -> None:
         """Cut the client off."""
+        self.transport.close()
+
+    def _cut_off_slow(self) -> None:
+        SLOW.inc()
+        if self._in_head:
+            can_answer = self.cycle is None or self.cycle.response_complete
+        else:
+            can_answer = not self.pipeline and not self.cycle.response_started
+        if can_answer:  # else it would land in the middle of another answer
+            self.transport.write(TOO_SLOW)
         self.transport.close()
 
 
@@ -115,7 +148,9 @@ class JournalService:
         )
         config = uvicorn.Config(
             self._app,
-            http=functools.partial(Connection, self._limits),  # type: ignore[arg-type]
+            http=functools.partial(  # type: ignore[arg-type]
+                Connection, self._limits, settings.request_timeout_s
+            ),
             ws="none",
             lifespan="off",
             log_config=None,

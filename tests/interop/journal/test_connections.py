@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Iterator
@@ -20,6 +21,15 @@ pytestmark = pytest.mark.interop
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
     folder = tmp_path_factory.mktemp("site")
     settings = ["idle_timeout_s=1", "max_connections=300"]
+    with running_site(folder, sqlite_urls(folder), settings=settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def hasty_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSite]:
+    """A site that waits long for a silent client, and not for a slow one."""
+    folder = tmp_path_factory.mktemp("hasty")
+    settings = ["idle_timeout_s=600", "request_timeout_s=1"]
     with running_site(folder, sqlite_urls(folder), settings=settings) as running:
         yield running
 
@@ -46,6 +56,59 @@ def test_silence_is_cut_off(site: RunningSite, sent: bytes) -> None:
         started = time.monotonic()
         assert rest(connection) == b""
         assert 0.5 < time.monotonic() - started < 10
+
+
+FORM = (
+    b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n"
+    b"Content-Type: application/x-www-form-urlencoded\r\n\r\n"
+)
+ANSWERED = b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (b"\r\n", b"HTTP/1.1 408 "),
+        (b"GET /", b"HTTP/1.1 408 "),
+        (FORM, b"HTTP/1.1 408 "),
+        (ANSWERED, b"HTTP/1.1 200 "),
+    ],
+    ids=["no head", "head", "form", "after the answer"],
+)
+def test_a_request_that_trickles_in_is_cut_off(
+    hasty_site: RunningSite, sent: bytes, answer: bytes
+) -> None:
+    received = bytearray()
+    started = time.monotonic()
+    with connect(hasty_site) as connection:
+        connection.sendall(sent)
+        connection.settimeout(0.1)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while time.monotonic() - started < 60:
+                connection.sendall(b"\r\n" if sent == b"\r\n" else b"x")
+                with contextlib.suppress(TimeoutError):
+                    if not (piece := connection.recv(65536)):
+                        break
+                    received += piece
+    assert 1 < time.monotonic() - started < 30
+    assert received.startswith(answer)
+    assert received.count(b"HTTP/1.1 ") == 1
+
+
+def test_requests_that_come_one_by_one_are_not_slow(hasty_site: RunningSite) -> None:
+    with connect(hasty_site) as connection:
+        started = time.monotonic()
+        while time.monotonic() - started < 2.5:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b"\r\n\r\nok\n"):
+                piece = connection.recv(65536)
+                assert piece, answer
+                answer += piece
+            connection.settimeout(0.4)
+            with pytest.raises(TimeoutError):  # a pause, as a reader makes
+                connection.recv(65536)
+            connection.settimeout(20)
 
 
 def test_a_head_without_end(site: RunningSite) -> None:
