@@ -6,6 +6,7 @@ pytest_plugins = [
     "tests.support.mariadb",
     "tests.support.databases",
     "tests.support.memcached",
+    "tests.support.job_servers",
     "tests.support.journal",
     "tests.support.together",
 ]

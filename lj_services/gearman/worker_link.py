@@ -1,0 +1,103 @@
+"""A worker's conversation with one job server: what to say next, and what answers mean.
+
+No sockets.  A link is always in one of these states::
+
+    AWAKE --GRAB_JOB_UNIQ--> ASKED --NO_JOB--> EMPTY --PRE_SLEEP--> ASLEEP --NOOP--> AWAKE
+                               \\--JOB_ASSIGN--> BUSY --WORK_COMPLETE/FAIL--> AWAKE
+
+One worker may have many links, but asks on one at a time: two servers might both
+answer with a job.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+from lj_services.gearman.client_errors import BadAnswer
+from lj_services.gearman.protocol import Packet, PacketType
+
+
+class State(Enum):
+    """Where a link stands."""
+
+    AWAKE = "awake"
+    """The server may have a job."""
+    ASKED = "asked"
+    """The answer to a grab is due."""
+    EMPTY = "empty"
+    """The server had none."""
+    ASLEEP = "asleep"
+    """The server sends NOOP when it has one."""
+    BUSY = "busy"
+    """A job of this server is being done."""
+
+
+class Assignment(NamedTuple):
+    """A job that a server gave."""
+
+    handle: bytes
+    function: bytes
+    unique: bytes
+    payload: bytes
+
+
+class Link:
+    """The state of the conversation with one server."""
+
+    def __init__(self) -> None:
+        self.state = State.AWAKE
+        self._grab = PacketType.GRAB_JOB_UNIQ
+
+    def grab(self) -> PacketType:
+        """Ask for a job: the packet to send."""
+        assert self.state is State.AWAKE, self.state
+        self.state = State.ASKED
+        return self._grab
+
+    def sleep(self) -> PacketType:
+        """Go to sleep: the packet to send."""
+        assert self.state is State.EMPTY, self.state
+        self.state = State.ASLEEP
+        return PacketType.PRE_SLEEP
+
+    def finished(self) -> None:
+        """The job was done, well or badly."""
+        assert self.state is State.BUSY, self.state
+        self.state = State.AWAKE
+
+    def received(self, packet: Packet) -> Assignment | None:
+        """Take in a packet; the job, if it is one.
+
+        Raises:
+            BadAnswer: it makes no sense in this state.
+        """
+        match packet.type:
+            case PacketType.NOOP:
+                # In other states it is a late one, and the next grab finds out anyway.
+                if self.state in (State.ASLEEP, State.EMPTY):
+                    self.state = State.AWAKE
+                return None
+            case PacketType.NO_JOB if self.state is State.ASKED:
+                self.state = State.EMPTY
+                return None
+            case PacketType.JOB_ASSIGN_UNIQ if self.state is State.ASKED:
+                self.state = State.BUSY
+                return Assignment(*packet.args)
+            case PacketType.JOB_ASSIGN if self.state is State.ASKED:
+                self.state = State.BUSY
+                handle, function, payload = packet.args
+                return Assignment(handle, function, b"", payload)
+            case PacketType.ERROR if packet.args[0] == b"JOB_NOT_FOUND":
+                # Some servers end a job at its exception, others (and so this worker)
+                # at the WORK_FAIL behind it; or the job took longer than was allowed.
+                return None
+            case PacketType.ERROR if (
+                self.state is State.ASKED and self._grab is PacketType.GRAB_JOB_UNIQ
+            ):
+                # Perl's server does not know the newer question.
+                self._grab = PacketType.GRAB_JOB
+                self.state = State.AWAKE
+                return None
+        said = b" ".join(packet.args).decode(errors="replace")
+        raise BadAnswer(f"{packet.type.name} {said}".rstrip() + f" while {self.state.value}")
