@@ -24,13 +24,19 @@ and the old text, or a post that is private by now, would stay.  So:
   key then has another cas number, or nothing is: the late fill fails.
 - A writer marks the key before its transaction (``set(key, CHANGING)``) and deletes it after
   the commit (`RecentCache.changing`).  A writer that is killed in between leaves the mark,
-  and no old value; marks and leases expire by themselves.
+  and no old value; marks and leases expire by themselves.  A writer that can't tell whether
+  its commit was done (`CommitUnknown`) leaves the mark, too: the commit may still come.
+- A user may have moved between the look-up of their route and the lease, and been written to
+  at their new home: no delete comes after that lease.  So what was read is stored only if the
+  cluster says afterwards that they live there still (`fence.active_here`).
 
 Readers that find a lease or a mark read the database, and show what they find.
 
-What is left: a cache server that can't be reached when a change marks and deletes, but
-answers others, keeps the old value for at most ``recent_expire_s``.  A post's own page
-always asks the database.
+What is left, each for at most ``recent_expire_s``: a cache server that can't be reached when
+a change marks and deletes, but answers others, keeps the old value.  So it may be when two
+changes of one user overlap, the first takes away the second's mark, and the second is killed,
+or loses its database, between its commit and its delete.  A post's own page always asks the
+database.
 """
 
 from __future__ import annotations
@@ -48,11 +54,11 @@ from typing import Any
 
 from prometheus_client import Counter
 
-from lj_services.database import DatabaseError, Databases, cluster_role
+from lj_services.database import CommitUnknown, DatabaseError, Databases, cluster_role
 from lj_services.journal.security import Security
 from lj_services.journal.text import excerpt
 from lj_services.memcached.client import CasResult, Client
-from lj_services.usercluster import User, Users
+from lj_services.usercluster import User, Users, fence
 
 log = logging.getLogger(__name__)
 
@@ -200,15 +206,22 @@ class RecentCache:
 
     @contextmanager
     def changing(self, userid: int) -> Iterator[None]:
-        """Around the write transaction that changes what a user's newest posts are."""
+        """Around the write transaction that changes what a user's newest posts are.
+
+        The block's errors pass through.  After `CommitUnknown` the mark stays until it expires.
+        """
         if self._cache is None:
             yield
             return
         self._cache.set(_key(userid), CHANGING, CHANGING_S)
         try:
             yield
-        finally:
+        except CommitUnknown:
+            raise  # the commit may come after a fill that a delete would let in
+        except BaseException:
             self._cache.delete(_key(userid))
+            raise
+        self._cache.delete(_key(userid))
 
     def get_many(self, userids: Iterable[int]) -> tuple[dict[int, Recent], list[int]]:
         """The newest posts of many users.
@@ -269,13 +282,22 @@ class RecentCache:
         leases = {user.userid: self._lease(user.userid) for user in some}
         values = self._query(cluster, some, None)
         if self._cache is not None:
-            for userid, value in values.items():
-                lease = leases[userid]
-                if lease is not None:
-                    stored = self._cache.cas(_key(userid), value, lease, self._expire_s)
-                    if stored is not CasResult.STORED:
-                        log.debug("a fill came too late", extra={"userid": userid})
+            for userid in self._at_home(cluster, [u for u in some if leases[u.userid] is not None]):
+                value, lease = values[userid], leases[userid]
+                stored = self._cache.cas(_key(userid), value, lease, self._expire_s)
+                if stored is not CasResult.STORED:
+                    log.debug("a fill came too late", extra={"userid": userid})
         return _decode(values)
+
+    def _at_home(self, cluster: int, some: Sequence[User]) -> set[int]:
+        """Userids of those who live on a cluster still, after their posts were read there."""
+        if not some:
+            return set()
+        home: set[int] = set()
+        with self._databases.read(cluster_role(cluster), definitive=True) as connection:
+            for start in range(0, len(some), _MOST_PER_QUERY):
+                home |= fence.active_here(connection, some[start : start + _MOST_PER_QUERY])
+        return home
 
     def _lease(self, userid: int) -> Any:
         """The cas number of a lease on a user's value; None when it must not be filled now."""

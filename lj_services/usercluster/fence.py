@@ -48,7 +48,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -115,6 +115,25 @@ def read_home(connection: Connection, userid: int, *, exclusive: bool = False) -
     """
     row = connection.execute(_EXCLUSIVE if exclusive else _SHARED, {"whom": userid}).first()
     return None if row is None else Home(row.state, int(row.epoch), bool(row.readonly))
+
+
+def active_here(connection: Connection, routes: Iterable[User]) -> set[int]:
+    """Userids of those whose routes lead to this very cluster, and whom no mover holds.
+
+    For whoever has read rows and wants to keep them, in a cache: asked after the rows, a yes
+    says that they were not those of a home that had been left.  Takes no lock.
+
+    Args:
+        connection: reads the writer of a cluster.
+        routes: of at most some hundred users.
+    """
+    epochs = {route.userid: route.epoch for route in routes}
+    rows = connection.execute(
+        select(user_home.c.userid, user_home.c.epoch).where(
+            user_home.c.userid.in_(epochs), user_home.c.state == ACTIVE
+        )
+    )
+    return {row.userid for row in rows if row.epoch == epochs[row.userid]}
 
 
 class Waiting:

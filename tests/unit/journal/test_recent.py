@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import update
 
+from lj_services.database import CommitUnknown
 from lj_services.journal import posts
+from lj_services.journal.errors import NotFound
 from lj_services.journal.friendspage import merged_page, parse_place
 from lj_services.journal.posts import Draft
 from lj_services.journal.recent import CHANGING, LEASE, Recent, RecentCache, encode
 from lj_services.journal.security import Security
+from lj_services.usercluster.tables import user_home
 from tests.support.journal import MakeJournal, TestJournal
 
 pytestmark = pytest.mark.unit
@@ -136,6 +140,69 @@ def test_a_writer_that_is_killed_after_its_commit_leaves_no_old_value(
     assert journal.cache.get((user.userid, f"recent:{user.userid}")) == CHANGING
     assert _subjects(journal, user.userid) == ["new", "old"]
     assert journal.cache.get((user.userid, f"recent:{user.userid}")) == CHANGING
+
+
+def test_a_writer_that_can_not_tell_whether_it_committed_leaves_no_old_value(
+    journal: TestJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert journal.cache is not None
+    user = journal.users.create("ann")
+    key = (user.userid, f"recent:{user.userid}")
+    _write(journal, "ann", "old")
+    committing: list[Any] = []
+    real = journal.users.writing
+
+    @contextmanager
+    def writing(whom: Any) -> Iterator[Any]:
+        committing.append(real(whom))
+        yield committing[0].__enter__()
+        raise CommitUnknown("the connection broke during COMMIT")
+
+    monkeypatch.setattr(journal.users, "writing", writing)
+    with pytest.raises(CommitUnknown):
+        _write(journal, "ann", "new")
+    assert _subjects(journal, user.userid) == ["old"]
+    assert journal.cache.get(key) == CHANGING
+    committing[0].__exit__(None, None, None)  # and now the server comes to it
+    assert _subjects(journal, user.userid) == ["new", "old"]
+
+
+def test_a_writer_that_fails_lets_the_cache_be_filled(journal: TestJournal) -> None:
+    assert journal.cache is not None
+    user = journal.users.create("ann")
+    with pytest.raises(NotFound):
+        posts.remove(journal.users, journal.kit.recents, user, 1)
+    assert journal.cache.get((user.userid, f"recent:{user.userid}")) is None
+
+
+@pytest.mark.parametrize(
+    ("home", "kept"),
+    [
+        ({"state": "active"}, True),
+        ({"state": "frozen"}, False),  # the new home may have taken writes by now
+        ({"state": "moved"}, False),
+        ({"state": "importing"}, False),
+        ({"epoch": 7}, False),  # gone, and back
+    ],
+)
+def test_what_was_read_at_a_home_that_is_left_is_not_kept(
+    journal: TestJournal, home: dict[str, Any], kept: bool
+) -> None:
+    assert journal.cache is not None
+    user = journal.users.create("ann")
+    other = journal.users.create("ben", cluster=user.clusterid)
+    for name in ("ann", "ben"):
+        _write(journal, name, "old")
+    with journal.site.databases.write(f"cluster{user.clusterid}") as connection:
+        connection.execute(update(user_home).where(user_home.c.userid == user.userid).values(home))
+    found, failed = journal.kit.recents.get_many([user.userid, other.userid])
+    assert sorted(found) == [user.userid, other.userid]
+    assert not failed
+    cached = {
+        userid: journal.cache.get((userid, f"recent:{userid}")).startswith(b"LJR1")
+        for userid in found
+    }
+    assert cached == {user.userid: kept, other.userid: True}
 
 
 def test_a_lease_of_another_reader_is_shared(journal: TestJournal) -> None:
