@@ -5,6 +5,7 @@ from hypothesis import settings
 pytest_plugins = [
     "tests.support.mariadb",
     "tests.support.databases",
+    "tests.support.gearman",
     "tests.support.memcached",
     "tests.support.job_servers",
     "tests.support.journal",

@@ -18,6 +18,7 @@ GROUPS = {
     "balance": "Which users should live on which cluster",
     "db": "Schema and state of the databases",
     "disks": "Prove that disks keep what fsync promised",
+    "gearman": "The server that hands function calls to workers",
     "journal": "The sample site",
     "memcached": "Cache servers and their rings",
     "mover": "The workers who move users between clusters",

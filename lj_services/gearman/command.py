@@ -1,0 +1,20 @@
+"""``lj gearman serve``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lj_services.daemon import ExitCode, run_service
+from lj_services.daemon.command import serve_command
+from lj_services.gearman.config import ServerSettings
+from lj_services.gearman.server import GearmanService
+
+
+@serve_command(ServerSettings)
+def serve(load: Callable[[], ServerSettings]) -> ExitCode:
+    """Run the Gearman server.
+
+    It takes calls of functions from clients and hands them to workers.  Jobs are kept in
+    memory: those that wait when it ends are lost.
+    """
+    return run_service("gearman", GearmanService, load)

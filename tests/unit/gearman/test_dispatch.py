@@ -1,0 +1,373 @@
+"""What the server does with each packet, without sockets."""
+
+from __future__ import annotations
+
+import pytest
+
+from lj_services.gearman.dispatch import Dispatcher
+from lj_services.gearman.jobs import Peer
+from lj_services.gearman.protocol import Line, Magic, Packet, PacketParser
+from lj_services.gearman.protocol import PacketType as T
+from lj_services.gearman.queues import Queues, Rules
+
+pytestmark = pytest.mark.unit
+
+
+class Box:
+    """A server without sockets, at a time that the test sets."""
+
+    def __init__(self, rules: Rules | None = None) -> None:
+        self.queues = Queues("H:box", rules, now=100.0, wall=1000.0)
+        self.dispatcher = Dispatcher(self.queues)
+
+    def peer(self) -> Peer:
+        return Peer()
+
+    def send(self, peer: Peer, kind: T, *args: bytes) -> list[tuple[T, tuple[bytes, ...]]]:
+        """Carry out a packet; what `peer` is sent because of it, and what waited for it."""
+        self.dispatcher.packet(peer, Packet(Magic.REQUEST, kind, args))
+        return got(peer)
+
+    def worker(self, *names: bytes) -> Peer:
+        worker = self.peer()
+        for name in names:
+            assert self.send(worker, T.CAN_DO, name) == []
+        return worker
+
+    def submit(self, peer: Peer, kind: T, *args: bytes) -> bytes:
+        [(created, (handle,))] = self.send(peer, kind, *args)
+        assert created is T.JOB_CREATED
+        return handle
+
+    def at(self, seconds: float) -> None:
+        self.queues.advance(100.0 + seconds, 1000.0 + seconds)
+
+
+def got(peer: Peer) -> list[tuple[T, tuple[bytes, ...]]]:
+    parser = PacketParser(Magic.RESPONSE)
+    parser.feed(peer.take())
+    found = []
+    while (packet := parser.next()) is not None:
+        assert not isinstance(packet, Line)
+        found.append((packet.type, packet.args))
+    return found
+
+
+@pytest.fixture
+def box() -> Box:
+    return Box()
+
+
+def test_a_job_from_call_to_result(box: Box) -> None:
+    client, worker = box.peer(), box.worker(b"up")
+    handle = box.submit(client, T.SUBMIT_JOB, b"up", b"", b"a\0b")
+    assert handle == b"H:box:1"
+    assert box.send(worker, T.GRAB_JOB) == [(T.JOB_ASSIGN, (handle, b"up", b"a\0b"))]
+    box.send(worker, T.WORK_STATUS, handle, b"1", b"2")
+    box.send(worker, T.WORK_DATA, handle, b"part")
+    box.send(worker, T.WORK_WARNING, handle, b"oh")
+    assert box.send(client, T.GET_STATUS, handle) == [
+        (T.WORK_STATUS, (handle, b"1", b"2")),
+        (T.WORK_DATA, (handle, b"part")),
+        (T.WORK_WARNING, (handle, b"oh")),
+        (T.STATUS_RES, (handle, b"1", b"1", b"1", b"2")),
+    ]
+    assert box.send(worker, T.WORK_COMPLETE, handle, b"A\0B") == []
+    assert got(client) == [(T.WORK_COMPLETE, (handle, b"A\0B"))]
+    assert box.send(client, T.GET_STATUS, handle)[0][1] == (handle, b"0", b"0", b"0", b"0")
+    assert box.send(worker, T.GRAB_JOB) == [(T.NO_JOB, ())]
+    assert not box.queues.jobs
+
+
+def test_priorities_over_all_functions_and_turns_among_equals(box: Box) -> None:
+    client, worker = box.peer(), box.worker(b"a", b"b")
+    order = [
+        (T.SUBMIT_JOB_LOW_BG, b"a", b"low"),
+        (T.SUBMIT_JOB_BG, b"a", b"a1"),
+        (T.SUBMIT_JOB_BG, b"a", b"a2"),
+        (T.SUBMIT_JOB_BG, b"b", b"b1"),
+        (T.SUBMIT_JOB_BG, b"b", b"b2"),
+        (T.SUBMIT_JOB_HIGH_BG, b"b", b"high"),
+    ]
+    for kind, name, data in order:
+        box.submit(client, kind, name, b"", data)
+    given = [box.send(worker, T.GRAB_JOB)[0][1][2] for _ in order]
+    assert given == [b"high", b"a1", b"b1", b"a2", b"b2", b"low"]
+
+
+def test_submissions_with_one_key_share_a_job(box: Box) -> None:
+    first, second, worker = box.peer(), box.peer(), box.worker(b"up")
+    handle = box.submit(first, T.SUBMIT_JOB, b"up", b"k", b"one")
+    assert box.submit(second, T.SUBMIT_JOB, b"up", b"k", b"two") == handle
+    assert box.submit(second, T.SUBMIT_JOB, b"down", b"k", b"two") != handle
+    assert box.send(worker, T.GRAB_JOB_UNIQ)[0][1] == (handle, b"up", b"k", b"one")
+    assert box.submit(second, T.SUBMIT_JOB, b"up", b"k", b"three") == handle
+    assert box.send(first, T.GET_STATUS_UNIQUE, b"k") == [
+        (T.STATUS_RES_UNIQUE, (b"k", b"1", b"1", b"0", b"0", b"3"))
+    ]
+    box.send(worker, T.WORK_COMPLETE, handle, b"r")
+    done = (T.WORK_COMPLETE, (handle, b"r"))
+    assert got(first) == [done]
+    assert got(second) == [done, done]  # once for each submission
+    assert box.submit(first, T.SUBMIT_JOB, b"up", b"k", b"again") != handle
+
+
+def test_a_dash_means_that_the_data_is_the_key(box: Box) -> None:
+    client = box.peer()
+    handle = box.submit(client, T.SUBMIT_JOB, b"up", b"-", b"x")
+    assert box.submit(client, T.SUBMIT_JOB, b"up", b"-", b"x") == handle
+    assert box.submit(client, T.SUBMIT_JOB, b"up", b"-", b"y") != handle
+    empty = box.submit(client, T.SUBMIT_JOB, b"up", b"-", b"")
+    assert box.submit(client, T.SUBMIT_JOB, b"up", b"-", b"") != empty
+    none = box.submit(client, T.SUBMIT_JOB, b"up", b"", b"x")
+    assert box.submit(client, T.SUBMIT_JOB, b"up", b"", b"x") != none
+
+
+def test_jobs_that_nobody_waits_for_are_dropped(box: Box) -> None:
+    client = box.peer()
+    box.submit(client, T.SUBMIT_JOB, b"up", b"", b"")
+    box.queues.leave(client)
+    assert not box.queues.jobs
+    assert box.queues.functions[b"up"].total == 0
+
+
+@pytest.mark.parametrize("order", [0, 1], ids=["background first", "foreground first"])
+def test_a_background_job_outlives_its_foreground_twin(box: Box, order: int) -> None:
+    worker = box.worker(b"up")
+    twins = [(T.SUBMIT_JOB_BG, box.peer()), (T.SUBMIT_JOB, box.peer())]
+    for kind, peer in twins[order:] + twins[:order]:
+        box.submit(peer, kind, b"up", b"k", b"data")
+    box.queues.leave(twins[1][1])
+    box.queues.leave(twins[0][1])
+    [(kind, args)] = box.send(worker, T.GRAB_JOB)
+    assert (kind, args[2]) == (T.JOB_ASSIGN, b"data")
+
+
+def test_a_lost_workers_job_goes_to_another(box: Box) -> None:
+    client, first, second = box.peer(), box.worker(b"up"), box.worker(b"up")
+    handle = box.submit(client, T.SUBMIT_JOB, b"up", b"", b"x")
+    box.send(first, T.GRAB_JOB)
+    box.send(first, T.WORK_STATUS, handle, b"1", b"2")
+    assert box.send(second, T.PRE_SLEEP) == []
+    box.queues.leave(first)
+    assert got(second) == [(T.NOOP, ())]
+    assert box.send(client, T.GET_STATUS, handle)[-1][1] == (handle, b"1", b"0", b"0", b"0")
+    assert box.send(second, T.GRAB_JOB)[0][1] == (handle, b"up", b"x")
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_job_is_given_up_after_its_retries(retries: int) -> None:
+    box = Box(Rules(job_retries=retries))
+    client = box.peer()
+    handle = box.submit(client, T.SUBMIT_JOB, b"up", b"", b"")
+    for _ in range(retries + 1):
+        assert got(client) == []
+        worker = box.worker(b"up")
+        assert box.send(worker, T.GRAB_JOB)[0][0] is T.JOB_ASSIGN
+        box.queues.leave(worker)
+    assert got(client) == [(T.WORK_FAIL, (handle,))]
+    assert not box.queues.jobs
+
+
+def test_a_job_that_takes_too_long_fails(box: Box) -> None:
+    client, worker = box.peer(), box.peer()
+    box.send(worker, T.CAN_DO_TIMEOUT, b"up", b"5000")
+    handle = box.submit(client, T.SUBMIT_JOB, b"up", b"", b"")
+    box.send(worker, T.GRAB_JOB)
+    box.at(4.9)
+    assert got(client) == []
+    box.at(5.0)
+    assert got(client) == [(T.WORK_FAIL, (handle,))]
+    [(kind, args)] = box.send(worker, T.WORK_COMPLETE, handle, b"late")
+    assert (kind, args[0]) == (T.ERROR, b"JOB_NOT_FOUND")
+
+
+def test_a_job_that_takes_too_long_is_retried() -> None:
+    box = Box(Rules(on_timeout="retry", job_retries=1))
+    client, worker = box.peer(), box.peer()
+    box.send(worker, T.CAN_DO_TIMEOUT, b"up", b"1")  # a second at least
+    handle = box.submit(client, T.SUBMIT_JOB, b"up", b"", b"")
+    for start in (0, 10):
+        assert box.send(worker, T.GRAB_JOB)[0][0] is T.JOB_ASSIGN
+        box.at(start + 0.9)
+        assert box.send(worker, T.GRAB_JOB) == [(T.NO_JOB, ())]
+        assert got(client) == []
+        box.at(start + 10)
+    assert got(client) == [(T.WORK_FAIL, (handle,))]
+
+
+def test_a_job_that_ended_in_time_does_not_fail_later(box: Box) -> None:
+    client, worker = box.peer(), box.peer()
+    box.send(worker, T.CAN_DO_TIMEOUT, b"up", b"1000")
+    handle = box.submit(client, T.SUBMIT_JOB, b"up", b"", b"")
+    box.send(worker, T.GRAB_JOB)
+    box.send(worker, T.WORK_COMPLETE, handle, b"")
+    box.at(60)
+    assert [kind for kind, _ in got(client)] == [T.WORK_COMPLETE]
+
+
+def test_exceptions_are_told_to_those_who_ask(box: Box) -> None:
+    asks, other, worker = box.peer(), box.peer(), box.worker(b"up")
+    assert box.send(asks, T.OPTION_REQ, b"exceptions") == [(T.OPTION_RES, (b"exceptions",))]
+    assert box.send(asks, T.OPTION_REQ, b"x")[0][1][0] == b"UNKNOWN_OPTION"
+    handle = box.submit(asks, T.SUBMIT_JOB, b"up", b"k", b"")
+    box.submit(other, T.SUBMIT_JOB, b"up", b"k", b"")
+    box.send(worker, T.GRAB_JOB)
+    assert box.send(worker, T.WORK_EXCEPTION, handle, b"why") == []
+    assert got(asks) == [(T.WORK_EXCEPTION, (handle, b"why"))]
+    assert got(other) == [(T.WORK_FAIL, (handle,))]
+    assert box.send(worker, T.WORK_FAIL, handle) == []  # as Perl's workers do
+    assert box.send(worker, T.WORK_FAIL, b"H:box:99")[0][1][0] == b"JOB_NOT_FOUND"
+
+
+def test_only_the_worker_that_has_a_job_may_report_on_it(box: Box) -> None:
+    client, worker, thief = box.peer(), box.worker(b"up"), box.worker(b"up")
+    handle = box.submit(client, T.SUBMIT_JOB, b"up", b"", b"")
+    box.send(worker, T.GRAB_JOB)
+    for kind, rest in (
+        (T.WORK_COMPLETE, (b"",)),
+        (T.WORK_FAIL, ()),
+        (T.WORK_DATA, (b"",)),
+        (T.WORK_WARNING, (b"",)),
+        (T.WORK_STATUS, (b"1", b"1")),
+        (T.WORK_EXCEPTION, (b"",)),
+    ):
+        assert box.send(thief, kind, handle, *rest)[0][1][0] == b"JOB_NOT_FOUND"
+    assert got(client) == []
+
+
+def test_as_many_are_woken_as_there_are_jobs(box: Box) -> None:
+    client, workers = box.peer(), [box.worker(b"up") for _ in range(3)]
+    for worker in workers:
+        assert box.send(worker, T.PRE_SLEEP) == []
+    box.submit(client, T.SUBMIT_JOB, b"up", b"", b"")
+    assert [len(got(worker)) for worker in workers] == [1, 0, 0]
+    box.submit(client, T.SUBMIT_JOB, b"up", b"", b"")
+    assert [len(got(worker)) for worker in workers] == [0, 1, 0]
+    assert box.send(workers[0], T.GRAB_JOB)[0][0] is T.JOB_ASSIGN
+    assert box.send(workers[1], T.GRAB_JOB)[0][0] is T.JOB_ASSIGN
+    assert got(workers[2]) == []
+
+
+def test_who_goes_to_sleep_while_a_job_waits_is_woken_at_once(box: Box) -> None:
+    client, worker = box.peer(), box.worker(b"up")
+    box.submit(client, T.SUBMIT_JOB, b"up", b"", b"")
+    assert box.send(worker, T.PRE_SLEEP) == [(T.NOOP, ())]
+
+
+def test_another_is_woken_for_one_that_does_not_come(box: Box) -> None:
+    client, slow, dead, second = box.peer(), *(box.worker(b"up") for _ in range(3))
+    for worker in (slow, dead, second):
+        box.send(worker, T.PRE_SLEEP)
+    box.submit(client, T.SUBMIT_JOB, b"up", b"", b"")
+    assert len(got(slow)) == 1
+    box.at(1.5)
+    assert len(got(dead)) == 1
+    assert got(second) == []
+    box.queues.leave(dead)
+    assert len(got(second)) == 1
+
+
+def test_another_is_woken_when_the_first_takes_something_else(box: Box) -> None:
+    client, both, second = box.peer(), box.worker(b"a", b"b"), box.worker(b"a")
+    for worker in (both, second):
+        box.send(worker, T.PRE_SLEEP)
+    box.submit(client, T.SUBMIT_JOB, b"a", b"", b"")
+    assert len(got(both)) == 1
+    box.submit(client, T.SUBMIT_JOB_HIGH, b"b", b"", b"")
+    assert box.send(both, T.GRAB_JOB)[0][1][1] == b"b"
+    assert got(second) == [(T.NOOP, ())]
+
+
+def test_a_job_for_later_wakes_a_worker_when_its_time_has_come(box: Box) -> None:
+    client, worker = box.peer(), box.worker(b"up")
+    box.submit(client, T.SUBMIT_JOB_EPOCH, b"up", b"", b"1010", b"x")
+    box.queues.leave(client)
+    assert box.send(worker, T.GRAB_JOB) == [(T.NO_JOB, ())]
+    assert box.send(worker, T.PRE_SLEEP) == []
+    box.at(9.9)
+    assert got(worker) == []
+    box.at(10)
+    assert got(worker) == [(T.NOOP, ())]
+    assert box.send(worker, T.GRAB_JOB)[0][1][2] == b"x"
+
+
+def test_a_job_for_later_is_done_now_if_somebody_wants_it_now(box: Box) -> None:
+    client, worker = box.peer(), box.worker(b"up")
+    handle = box.submit(client, T.SUBMIT_JOB_EPOCH, b"up", b"k", b"9999", b"x")
+    assert box.submit(client, T.SUBMIT_JOB, b"up", b"k", b"y") == handle
+    assert box.send(worker, T.GRAB_JOB)[0][1] == (handle, b"up", b"x")
+
+
+def test_reducers(box: Box) -> None:
+    client, worker = box.peer(), box.worker(b"map")
+    handle = box.submit(client, T.SUBMIT_REDUCE_JOB, b"map", b"k", b"sum", b"", b"x")
+    assert box.send(worker, T.GRAB_JOB_ALL) == [
+        (T.JOB_ASSIGN_ALL, (handle, b"map", b"k", b"sum", b"x"))
+    ]
+    plain = box.submit(client, T.SUBMIT_JOB, b"map", b"p", b"x")
+    assert box.send(worker, T.GRAB_JOB_ALL) == [(T.JOB_ASSIGN_UNIQ, (plain, b"map", b"p", b"x"))]
+
+
+@pytest.mark.parametrize(
+    ("kind", "args", "code"),
+    [
+        (T.ALL_YOURS, (), b"INVALID_COMMAND"),
+        (T.SUBMIT_JOB_SCHED, (b"",) * 8, b"INVALID_COMMAND"),
+        (T.SUBMIT_JOB, (b"", b"", b""), b"INVALID_FUNCTION_NAME"),
+        (T.SUBMIT_JOB, (b"a\nb", b"", b""), b"INVALID_FUNCTION_NAME"),
+        (T.CAN_DO, (b"x" * 513,), b"INVALID_FUNCTION_NAME"),
+        (T.CAN_DO_TIMEOUT, (b"up", b"soon"), b"INVALID_ARGUMENTS"),
+        (T.SUBMIT_JOB_EPOCH, (b"up", b"", b"9" * 5000, b""), b"INVALID_ARGUMENTS"),
+        (T.SUBMIT_JOB, (b"up", b"k" * 65, b""), b"ARGUMENT_TOO_LARGE"),
+    ],
+)
+def test_what_can_not_be_done_is_answered(
+    box: Box, kind: T, args: tuple[bytes, ...], code: bytes
+) -> None:
+    [(answer, (told, _))] = box.send(box.peer(), kind, *args)
+    assert (answer, told) == (T.ERROR, code)
+    assert not box.queues.jobs
+
+
+def test_full_queues_refuse_but_let_join(box: Box) -> None:
+    client = box.peer()
+    handle = box.submit(client, T.SUBMIT_JOB, b"up", b"k", b"")
+    box.queues.functions[b"up"].max_queue = [1, 1, 2]
+    assert box.send(client, T.SUBMIT_JOB, b"up", b"", b"")[0][1] == (
+        b"QUEUE_ERROR",
+        b"Job queue is full",
+    )
+    assert box.submit(client, T.SUBMIT_JOB, b"up", b"k", b"") == handle
+    box.submit(client, T.SUBMIT_JOB_LOW, b"up", b"", b"")
+    assert box.send(client, T.SUBMIT_JOB_LOW, b"up", b"", b"")[0][0] is T.ERROR
+
+
+def test_data_is_bounded() -> None:
+    box = Box(Rules(max_data=10))
+    client = box.peer()
+    box.submit(client, T.SUBMIT_JOB, b"up", b"", bytes(6))
+    assert box.send(client, T.SUBMIT_JOB, b"up", b"", bytes(6))[0][1][0] == b"QUEUE_ERROR"
+    box.queues.leave(client)
+    box.submit(box.peer(), T.SUBMIT_JOB, b"up", b"", bytes(6))
+
+
+def test_abilities_come_and_go(box: Box) -> None:
+    client, worker = box.peer(), box.worker(b"a", b"b")
+    box.submit(client, T.SUBMIT_JOB_BG, b"a", b"", b"")
+    box.submit(client, T.SUBMIT_JOB_BG, b"b", b"", b"")
+    box.send(worker, T.CANT_DO, b"a")
+    assert box.send(worker, T.GRAB_JOB)[0][1][1] == b"b"
+    assert box.send(worker, T.GRAB_JOB) == [(T.NO_JOB, ())]
+    box.send(worker, T.PRE_SLEEP)
+    assert box.send(worker, T.CAN_DO, b"a") == [(T.NOOP, ())]
+    box.send(worker, T.RESET_ABILITIES)
+    assert box.send(worker, T.GRAB_JOB) == [(T.NO_JOB, ())]
+
+
+def test_a_closing_server_neither_takes_nor_gives(box: Box) -> None:
+    client, worker = box.peer(), box.worker(b"up")
+    box.submit(client, T.SUBMIT_JOB, b"up", b"", b"")
+    box.dispatcher.closing = True
+    assert box.send(client, T.SUBMIT_JOB, b"up", b"", b"")[0][1][0] == b"SHUTTING_DOWN"
+    assert box.send(worker, T.GRAB_JOB) == [(T.NO_JOB, ())]
