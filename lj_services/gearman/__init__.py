@@ -16,4 +16,13 @@ The server (``lj gearman serve``); a packet on its way through it::
 
 ``metrics.py`` answers Prometheus, ``config.py`` has the settings, ``command.py`` the
 command.  ``admin_client.py`` asks any Gearman server what an administrator wants to know.
+
+What programs import::
+
+    client.py      calls functions: one at a time, in the background, or in parallel
+                   (tasks.py, taskset.py, flight.py) over all servers (placement.py)
+    worker.py      offers functions and carries out calls (worker_jobs.py); outlives its
+                   servers' restarts (worker_link.py)
+    connection.py  a client's or worker's connection to one server
+    client_errors.py   what can go wrong
 """
