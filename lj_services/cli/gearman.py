@@ -1,4 +1,4 @@
-"""``lj gearman``: run a Gearman server, look into one and clear it up."""
+"""``lj gearman``: run a Gearman server, look into one and clear it up; use it (gearman_clients)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import click
 
+from lj_services.cli.gearman_clients import dmap, submit, worker
 from lj_services.cli.output import CommandError, Output, json_option
 from lj_services.daemon import ExitCode, HostPort
 from lj_services.gearman.admin_client import AdminClient, AdminRefused
@@ -33,10 +34,12 @@ server_option = click.option(
 
 @click.group()
 def command() -> None:
-    """The server that hands function calls to workers."""
+    """Function calls for workers on other machines: server, clients, workers."""
 
 
 command.add_command(serve)
+for _client in (submit, worker, dmap):
+    command.add_command(_client)
 
 
 @contextmanager

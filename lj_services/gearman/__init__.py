@@ -23,6 +23,8 @@ What programs import::
                    (tasks.py, taskset.py, flight.py) over all servers (placement.py)
     worker.py      offers functions and carries out calls (worker_jobs.py); outlives its
                    servers' restarts (worker_link.py)
+    prefork.py     many worker processes under one parent
+    dmap.py        map a function over workers
     connection.py  a client's or worker's connection to one server
     client_errors.py   what can go wrong
 """

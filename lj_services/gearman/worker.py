@@ -48,6 +48,7 @@ __all__ = ["Job", "JobFailed", "JobTimedOut", "Worker"]
 log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S = 0.1
+_PARENT_CHECK_S = 1.0
 SERVER_GRACE_S = 1.0
 """How much longer than the worker the server waits for a function with a time limit: the
 worker tells the client why, a server may only give the job to the next worker."""
@@ -140,12 +141,19 @@ class Worker:
         except OSError:
             return  # full, which wakes as well; or closed, when nothing runs
 
-    def run(self, *, max_jobs: int | None = None, idle_timeout_s: float | None = None) -> int:
+    def run(
+        self,
+        *,
+        max_jobs: int | None = None,
+        idle_timeout_s: float | None = None,
+        parent: int | None = None,
+    ) -> int:
         """Work until `stop`.
 
         Args:
             max_jobs: return after so many jobs.
             idle_timeout_s: return after so many seconds without one.
+            parent: return, within a second, when this process is no longer the parent.
 
         Returns:
             How many jobs were done.
@@ -156,6 +164,9 @@ class Worker:
             while not self._stopping.is_set():
                 if max_jobs is not None and self.jobs_done - done_before >= max_jobs:
                     break
+                if parent is not None and os.getppid() != parent:
+                    log.warning("the parent process is gone, stopping")
+                    break
                 self._connect()
                 if self._work_once():
                     last = time.monotonic()
@@ -163,6 +174,8 @@ class Worker:
                 left = None if idle_timeout_s is None else last + idle_timeout_s - time.monotonic()
                 if left is not None and left <= 0:
                     break
+                if parent is not None:
+                    left = _PARENT_CHECK_S if left is None else min(left, _PARENT_CHECK_S)
                 self._sleep(left)
         finally:
             for server in self._servers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,7 @@ from tests.support.process import Running, accepts, free_port, spawn
 
 C_SERVER = "/usr/sbin/gearmand"
 PERL_SERVER = "/usr/bin/gearmand"
+OUR_SERVER = "lj gearman serve"
 
 
 class JobServer:
@@ -25,12 +27,19 @@ class JobServer:
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self._log = folder / f"{self.port}.log"
-        argv = [program, "-L", "127.0.0.1", "-p", str(self.port), *options]
-        self._argv = ["perl", *argv] if program == PERL_SERVER else [*argv, "-l", "none", "-t", "1"]
-        if program == C_SERVER:
-            self._argv += ["-P", str(folder / f"{self.port}.pid")]
+        if program == OUR_SERVER:
+            lj = Path(sys.executable).parent / "lj"
+            self._argv = [str(lj), "gearman", "serve", "--listen", self.address, *options]
+        else:
+            self._argv = self._foreign(program, folder, *options)
         self._stack = ExitStack()
         self.running: Running
+
+    def _foreign(self, program: str, folder: Path, *options: str) -> list[str]:
+        argv = [program, "-L", "127.0.0.1", "-p", str(self.port), *options]
+        if program == PERL_SERVER:
+            return ["perl", *argv]
+        return [*argv, "-l", "none", "-t", "1", "-P", str(folder / f"{self.port}.pid")]
 
     def start(self) -> None:
         """Start it, also again."""

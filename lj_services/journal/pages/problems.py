@@ -34,7 +34,6 @@ from lj_services.usercluster import (
     HomeMissing,
     NoCluster,
     UnknownUser,
-    UnknownVersion,
     UserBusy,
     UserReadOnly,
 )
@@ -94,7 +93,7 @@ def explain(error: Exception) -> Problem:
                 "you send it again.",
                 30,
             )
-        case DatabaseError() | HomeMissing() | NoCluster() | UnknownVersion():
+        case DatabaseError() | HomeMissing() | NoCluster():
             log.error("a page could not be made: %s", error)
             return Problem(
                 503,

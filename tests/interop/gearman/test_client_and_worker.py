@@ -19,6 +19,7 @@ from lj_services.gearman.client_errors import (
 from lj_services.gearman.worker import Job, JobFailed, Worker
 from tests.support.job_servers import (
     C_SERVER,
+    OUR_SERVER,
     PERL_SERVER,
     JobServer,
     Start,
@@ -29,7 +30,11 @@ from tests.support.process import wait_for
 
 pytestmark = pytest.mark.interop
 
-BOTH = pytest.mark.parametrize("program", [C_SERVER, PERL_SERVER], ids=["C", "Perl"])
+EVERY = pytest.mark.parametrize(
+    "program", [C_SERVER, PERL_SERVER, OUR_SERVER], ids=["C", "Perl", "ours"]
+)
+FULL = pytest.mark.parametrize("program", [C_SERVER, OUR_SERVER], ids=["C", "ours"])
+"""Those that know all of today's packets."""
 
 
 def reverse(job: Job) -> bytes:
@@ -43,7 +48,7 @@ def worker_of(*servers: JobServer, **functions: Callable[[Job], bytes | str | No
     return worker
 
 
-@BOTH
+@EVERY
 def test_a_result_with_any_bytes(job_server: Start, program: str) -> None:
     server = job_server(program)
     payload = bytes(range(256)) * 1000
@@ -52,7 +57,7 @@ def test_a_result_with_any_bytes(job_server: Start, program: str) -> None:
         assert client.do("reverse", b"", timeout_s=20) == b""
 
 
-@BOTH
+@EVERY
 def test_progress_comes_before_the_result(job_server: Start, program: str) -> None:
     def slow(job: Job) -> None:
         job.progress(1, 2)
@@ -65,7 +70,8 @@ def test_progress_comes_before_the_result(job_server: Start, program: str) -> No
     assert seen == [(1, 2), (2, 2)]
 
 
-def test_data_and_warnings_come_before_the_result(job_server: Start) -> None:
+@FULL
+def test_data_and_warnings_come_before_the_result(job_server: Start, program: str) -> None:
     """Not with Perl's server, which knows neither."""
 
     def slow(job: Job) -> str:
@@ -74,7 +80,7 @@ def test_data_and_warnings_come_before_the_result(job_server: Start) -> None:
         job.data("second ")
         return "last"
 
-    server = job_server()
+    server = job_server(program)
     with at_work(worker_of(server, slow=slow)), asking(server) as client:
         assert client.do("slow", timeout_s=20) == b"first second last"
         seen: list[bytes | None] = []
@@ -88,7 +94,7 @@ def test_data_and_warnings_come_before_the_result(job_server: Start) -> None:
     assert seen == [b"first ", b"late", b"second ", b"last"]
 
 
-@BOTH
+@EVERY
 def test_an_exception_is_passed_on_with_its_traceback(job_server: Start, program: str) -> None:
     def broken(job: Job) -> bytes:
         raise LookupError("no such picture")
@@ -109,7 +115,7 @@ def test_an_exception_is_passed_on_with_its_traceback(job_server: Start, program
     assert worker.jobs_done == 3
 
 
-@BOTH
+@EVERY
 def test_retries_end_with_success_or_with_the_last_failure(job_server: Start, program: str) -> None:
     calls = {b"twice": 0, b"always": 0}
 
@@ -127,7 +133,7 @@ def test_retries_end_with_success_or_with_the_last_failure(job_server: Start, pr
     assert calls == {b"twice": 3, b"always": 3}
 
 
-@BOTH
+@EVERY
 def test_a_set_runs_on_all_workers_and_returns_in_order(job_server: Start, program: str) -> None:
     servers = [job_server(program), job_server(program)]
     both = threading.Barrier(2, timeout=20)
@@ -153,7 +159,7 @@ def test_a_set_runs_on_all_workers_and_returns_in_order(job_server: Start, progr
     assert {task.job.server for task in tasks.tasks if task.job} == set(client.servers)
 
 
-@BOTH
+@EVERY
 def test_a_time_limit_ends_the_wait_and_the_client_can_go_on(
     job_server: Start, program: str
 ) -> None:
@@ -167,7 +173,7 @@ def test_a_time_limit_ends_the_wait_and_the_client_can_go_on(
             assert client.do("reverse", b"ab", timeout_s=20) == b"ba"
 
 
-@BOTH
+@EVERY
 def test_a_background_job_waits_for_a_worker(job_server: Start, program: str) -> None:
     server = job_server(program)
     done = threading.Event()
@@ -180,8 +186,9 @@ def test_a_background_job_waits_for_a_worker(job_server: Start, program: str) ->
             wait_for(lambda: not client.status(job).known, "the job to be forgotten")
 
 
-def test_high_priority_goes_first(job_server: Start) -> None:
-    server = job_server()
+@FULL
+def test_high_priority_goes_first(job_server: Start, program: str) -> None:
+    server = job_server(program)
     order: list[bytes] = []
     with asking(server) as client:
         client.submit("note", b"low", priority=Priority.LOW)
@@ -193,7 +200,7 @@ def test_high_priority_goes_first(job_server: Start) -> None:
     assert order == [b"high", b"normal", b"low"]
 
 
-@BOTH
+@EVERY
 def test_status_tells_how_far_a_running_job_is(job_server: Start, program: str) -> None:
     server = job_server(program)
     go_on = threading.Event()
@@ -206,14 +213,15 @@ def test_status_tells_how_far_a_running_job_is(job_server: Start, program: str) 
         job = client.submit("long", unique="one")
         wait_for(lambda: client.status(job).denominator == 10, "the progress")
         assert client.status(job)[:4] == (True, True, 3, 10)
-        if program == C_SERVER:
+        if program != PERL_SERVER:
             assert client.status_of_unique("one").running
             assert not client.status_of_unique("other").known
         go_on.set()
 
 
-def test_equal_tasks_of_different_clients_run_once(job_server: Start) -> None:
-    servers = [job_server(), job_server(), job_server()]
+@FULL
+def test_equal_tasks_of_different_clients_run_once(job_server: Start, program: str) -> None:
+    servers = [job_server(program), job_server(program), job_server(program)]
     calls: list[bytes] = []
     go_on = threading.Event()
 
@@ -242,8 +250,9 @@ def test_equal_tasks_of_different_clients_run_once(job_server: Start) -> None:
     assert calls == [b"user:7"]
 
 
-def test_equal_tasks_of_one_set_run_once(job_server: Start) -> None:
-    server = job_server()
+@FULL
+def test_equal_tasks_of_one_set_run_once(job_server: Start, program: str) -> None:
+    server = job_server(program)
     calls: list[bytes] = []
 
     def once(job: Job) -> bytes:
@@ -260,8 +269,11 @@ def test_equal_tasks_of_one_set_run_once(job_server: Start) -> None:
     assert calls == [b"same"]
 
 
-def test_a_job_that_takes_too_long_is_interrupted_and_the_client_told(job_server: Start) -> None:
-    server = job_server()
+@FULL
+def test_a_job_that_takes_too_long_is_interrupted_and_the_client_told(
+    job_server: Start, program: str
+) -> None:
+    server = job_server(program)
     caught: list[Exception] = []
 
     def ask() -> None:
@@ -307,8 +319,9 @@ def test_the_server_gives_a_slow_job_to_another_worker(job_server: Start) -> Non
 # -- faults --------------------------------------------------------------------------
 
 
-def test_a_worker_survives_its_servers_restart(job_server: Start) -> None:
-    server = job_server()
+@FULL
+def test_a_worker_survives_its_servers_restart(job_server: Start, program: str) -> None:
+    server = job_server(program)
     with at_work(worker_of(server)), asking(server) as client:
         assert client.do("reverse", b"ab", timeout_s=20) == b"ba"
         for _ in range(3):
@@ -318,8 +331,9 @@ def test_a_worker_survives_its_servers_restart(job_server: Start) -> None:
             assert client.do("reverse", b"cd", timeout_s=20) == b"dc"
 
 
-def test_work_goes_on_while_one_of_two_servers_is_dead(job_server: Start) -> None:
-    servers = [job_server(), job_server()]
+@FULL
+def test_work_goes_on_while_one_of_two_servers_is_dead(job_server: Start, program: str) -> None:
+    servers = [job_server(program), job_server(program)]
     with at_work(worker_of(*servers)), asking(*servers) as client:
         assert client.do("reverse", b"ab", timeout_s=20) == b"ba"
         for dead in servers:
@@ -331,9 +345,10 @@ def test_work_goes_on_while_one_of_two_servers_is_dead(job_server: Start) -> Non
             wait_for(lambda: dead.status().get("reverse", (0, 0, 0))[2] == 1, "the worker")  # noqa: B023
 
 
-def test_a_server_that_dies_with_jobs(job_server: Start) -> None:
+@FULL
+def test_a_server_that_dies_with_jobs(job_server: Start, program: str) -> None:
     """Tasks that may run twice go to the other server; the others say that they are lost."""
-    servers = [job_server(), job_server()]
+    servers = [job_server(program), job_server(program)]
     with asking(*servers) as client:
         killed = threading.Event()
 
@@ -371,9 +386,10 @@ def test_no_server_at_all(job_server: Start) -> None:
         client.do("reverse")
 
 
-def test_a_killed_workers_job_is_done_by_the_next(job_server: Start) -> None:
+@FULL
+def test_a_killed_workers_job_is_done_by_the_next(job_server: Start, program: str) -> None:
     """The connection ends in the middle of a job, as when the worker's process is killed."""
-    server = job_server()
+    server = job_server(program)
     calls: list[int] = []
 
     class Killed(BaseException):
@@ -402,8 +418,9 @@ def test_a_killed_workers_job_is_done_by_the_next(job_server: Start) -> None:
     assert calls == [1]
 
 
-def test_stop_lets_the_current_job_finish(job_server: Start) -> None:
-    server = job_server()
+@FULL
+def test_stop_lets_the_current_job_finish(job_server: Start, program: str) -> None:
+    server = job_server(program)
     inside, go_on = threading.Event(), threading.Event()
 
     def long(job: Job) -> bytes:
@@ -439,8 +456,9 @@ def test_max_jobs_and_idle_timeout_end_a_worker(job_server: Start) -> None:
     worker.close()
 
 
-def test_clients_of_many_threads(job_server: Start) -> None:
-    server = job_server()
+@FULL
+def test_clients_of_many_threads(job_server: Start, program: str) -> None:
+    server = job_server(program)
     wrong: list[bytes] = []
 
     def use(client: Client, number: int) -> None:
