@@ -21,6 +21,7 @@ from lj_services.usercluster import (
     NoCluster,
     NoRoom,
     UnknownUser,
+    UnknownVersion,
     UserClusterError,
 )
 from lj_services.usercluster.coordinator import Away
@@ -36,6 +37,7 @@ _EXIT_CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (DatabaseError, ExitCode.REFUSED),
     (BadName, ExitCode.USAGE),
     (UnknownUser, ExitCode.UNKNOWN),
+    (UnknownVersion, ExitCode.UNKNOWN),
     (NoRoom, ExitCode.REFUSED),
     (NoCluster, ExitCode.UNKNOWN),
     (HomeMissing, ExitCode.FAILED),

@@ -8,6 +8,7 @@ secrets: passwords lie in files that it names.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from functools import cached_property, update_wrapper
 from pathlib import Path
@@ -21,7 +22,7 @@ from lj_services.daemon import ConfigError, ExitCode, Settings, load_settings
 from lj_services.database import Databases, DatabaseSettings
 from lj_services.memcached.client import Client
 from lj_services.memcached.client_config import ClientSettings
-from lj_services.usercluster import Users, UserSettings
+from lj_services.usercluster import User, Users, UserSettings
 from lj_services.usercluster.mover.config import MoverSettings
 
 P = ParamSpec("P")
@@ -103,7 +104,19 @@ class Site:
 
     @cached_property
     def users(self) -> Users:
+        # Who keeps rows of users declares their versions when it is imported.
+        importlib.import_module("lj_services.journal")
         return Users(self.databases, self.cache, self.settings.users)
+
+    def look_up(self, who: str) -> User:
+        """The user whom an operator names: a name, or ``#USERID``; from `global` itself.
+
+        Raises:
+            UnknownUser: there is none.
+        """
+        if who.startswith("#") and who[1:].isdecimal():
+            return self.users.reload(int(who[1:]))
+        return self.users.reload(self.users.find(who).userid)
 
 
 def pass_site(function: Callable[Concatenate[Site, P], R]) -> Callable[P, R]:

@@ -11,6 +11,7 @@ from lj_services.cli import moving
 from lj_services.cli.errors import told
 from lj_services.cli.output import CommandError, Output, json_option
 from lj_services.cli.site import Site, pass_site
+from lj_services.cli.upgrading import upgrade
 from lj_services.daemon import ExitCode
 from lj_services.database import cluster_role
 from lj_services.usercluster import User
@@ -21,6 +22,9 @@ from lj_services.usercluster.mover.tables import SWITCHED
 @click.group()
 def command() -> None:
     """Users and the clusters they live on."""
+
+
+command.add_command(upgrade)
 
 
 @command.command()
@@ -41,7 +45,7 @@ def create(site: Site, name: str, cluster: int | None, as_json: bool) -> None:
 @told()
 def show(site: Site, who: str, as_json: bool) -> None:
     """Show the user WHO: a name, or #USERID."""
-    Output(as_json).record(_record(site, _look_up(site, who)))
+    Output(as_json).record(_record(site, site.look_up(who)))
 
 
 @command.command("list")
@@ -69,7 +73,7 @@ def readonly(site: Site, who: str, switch: str, as_json: bool) -> None:
 
     When it returns, writes that were under way have ended and no other is accepted.
     """
-    user = site.users.set_readonly(_look_up(site, who).userid, switch == "on")
+    user = site.users.set_readonly(site.look_up(who).userid, switch == "on")
     Output(as_json).record(_record(site, user))
 
 
@@ -99,7 +103,7 @@ def move(
     The old rows are kept for mover.grace_s seconds, in which --back is possible.
     """
     out = Output(as_json)
-    user = _look_up(site, who)
+    user = site.look_up(who)
     worker = moving.make_worker(site)
     undone = None
     if back:
@@ -145,12 +149,6 @@ def move(
         return
     moving.refuse_unsettled(done)
     out.record(moving.record(done))
-
-
-def _look_up(site: Site, who: str) -> User:
-    if who.startswith("#") and who[1:].isdecimal():
-        return site.users.reload(int(who[1:]))
-    return site.users.reload(site.users.find(who).userid)
 
 
 def _record(site: Site, user: User) -> dict[str, Any]:

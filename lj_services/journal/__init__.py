@@ -19,6 +19,7 @@ what pages work with::
     feed.py         a journal as Atom
     text.py         plain text in, HTML out
     tables.py       the tables; migrations/ makes them
+    upgrades.py     the versions that a user's rows can be in
 
 The friends page in one line: one query on the reader's cluster (friends, and who trusts
 whom), one multi-get for all friends' newest posts, one query for each cluster with misses.
@@ -26,7 +27,10 @@ whom), one multi-get for all friends' newest posts, one query for each cluster w
 
 from lj_services.database import Component
 
+# Whoever has to do with the journal knows its numberspaces and versions, the mover as well.
+from lj_services.journal import upgrades as upgrades
+
 COMPONENT = Component("journal", "lj_services.journal")
 """The tables of this package, for ``lj db migrate``."""
 
-__all__ = ["COMPONENT"]
+__all__ = ["COMPONENT", "upgrades"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
 
@@ -19,7 +20,8 @@ from lj_services.journal.friends import trusts
 from lj_services.journal.recent import RecentCache
 from lj_services.journal.security import clearance, may_see
 from lj_services.journal.tables import comment, post
-from lj_services.usercluster import User, Users, numberspaces
+from lj_services.journal.upgrades import PLACES
+from lj_services.usercluster import User, Users, numberspaces, versions
 
 DEEPEST = 8
 """Answers below this level are no longer indented."""
@@ -92,7 +94,7 @@ def write(
     """
     with recents.changing(owner.userid), users.writing(owner) as connection:
         row = connection.execute(
-            select(post.c.security)
+            select(post.c.security, post.c.places)
             .where(post.c.userid == owner.userid, post.c.postid == postid)
             .with_for_update()
         ).first()
@@ -110,7 +112,11 @@ def write(
             ).first()
             if parent is None or parent.deleted:
                 raise NotAllowed("The comment that you answered has been deleted.")
-        if (connection.scalar(select(func.count()).where(here)) or 0) >= most:
+        if versions.of(connection) >= PLACES:
+            taken = int(row.places)
+        else:
+            taken = connection.scalar(select(func.count()).where(here)) or 0
+        if taken >= most:
             raise TooMany(f"This post has {most} comments; it takes no more.")
         commentid = numberspaces.allocate(connection, owner.userid, "comment")
         connection.execute(
@@ -125,7 +131,7 @@ def write(
                 body=body,
             )
         )
-        _count(connection, owner.userid, postid, +1)
+        _count(connection, owner.userid, postid, +1, places=1)
     return commentid
 
 
@@ -246,9 +252,11 @@ def _paginate(ordered: Sequence[tuple[int, int]], size: int) -> list[list[tuple[
     return pages
 
 
-def _count(connection: Connection, owner: int, postid: int, by: int) -> None:
+def _count(connection: Connection, owner: int, postid: int, by: int, *, places: int = 0) -> None:
+    """Note comments that came or went, and places that were taken."""
+    values: dict[str, Any] = {"comments": post.c.comments + by}
+    if places and versions.of(connection) >= PLACES:
+        values["places"] = post.c.places + places
     connection.execute(
-        update(post)
-        .where(post.c.userid == owner, post.c.postid == postid)
-        .values(comments=post.c.comments + by)
+        update(post).where(post.c.userid == owner, post.c.postid == postid).values(**values)
     )

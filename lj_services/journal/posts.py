@@ -8,7 +8,7 @@ A post is one row on its owner's cluster.  Whoever reads says with which clearan
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
@@ -52,6 +52,9 @@ class Post:
     def changed_ms(self) -> int:
         """When its text last changed."""
         return self.edited_ms or self.posted_ms
+
+
+_SHOWN = [post.c[field.name] for field in fields(Post)]
 
 
 def _post(row: RowMapping) -> Post:
@@ -139,7 +142,7 @@ def find(connection: Connection, owner: int, postid: int, cleared: Security) -> 
         NotFound: there is none, or it is not open to the reader: nobody can tell which.
     """
     row = (
-        connection.execute(select(post).where(post.c.userid == owner, post.c.postid == postid))
+        connection.execute(select(*_SHOWN).where(post.c.userid == owner, post.c.postid == postid))
         .mappings()
         .first()
     )
@@ -165,7 +168,7 @@ def newest(
         limit: how many at most.
         before: only those with a lower postid: the last one of the page before.
     """
-    query = select(post).where(post.c.userid == owner, post.c.security.between(0, cleared))
+    query = select(*_SHOWN).where(post.c.userid == owner, post.c.security.between(0, cleared))
     if before is not None:
         query = query.where(post.c.postid < before)
     rows = connection.execute(query.order_by(post.c.postid.desc()).limit(limit)).mappings()

@@ -55,6 +55,7 @@ post = Table(
     Column("mood", String(60), nullable=False),
     Column("music", String(120), nullable=False),
     Column("body", Text, nullable=False),
+    Column("places", Integer, nullable=False, server_default="0"),
 )
 comment = Table(
     "comment",

@@ -13,6 +13,11 @@ and of a sign-up, ``users.create("bob")``::
     placement.py     which cluster: weight times free space
     disks.py         how large and how full a cluster's disk is
 
+and of a change in the form of users' rows, ``lj users upgrade``::
+
+    versions.py      the version a user's rows are in, and the declared steps to the next
+    upgrade.py       a user's step: rows and version in one transaction, under the fence
+
 ``balance/`` finds out who should live elsewhere.
 
 ``tables.py`` is the schema, ``migrations/`` makes it, ``config.py`` the operator's rules.
@@ -26,11 +31,13 @@ from lj_services.database import Component
 from lj_services.usercluster.config import UserSettings
 from lj_services.usercluster.errors import (
     BadName,
+    Downgrade,
     HomeMissing,
     NameTaken,
     NoCluster,
     NoRoom,
     UnknownUser,
+    UnknownVersion,
     UserBusy,
     UserClusterError,
     UserReadOnly,
@@ -44,11 +51,13 @@ COMPONENT = Component("usercluster", "lj_services.usercluster")
 __all__ = [
     "COMPONENT",
     "BadName",
+    "Downgrade",
     "HomeMissing",
     "NameTaken",
     "NoCluster",
     "NoRoom",
     "UnknownUser",
+    "UnknownVersion",
     "User",
     "UserBusy",
     "UserClusterError",

@@ -38,6 +38,11 @@ class UserSettings(Settings):
         description="seconds that the cache keeps a user's cluster; a move keeps the old rows "
         "for longer than this",
     )
+    new_schema_ver: int | None = Field(
+        default=None,
+        ge=1,
+        description="schema_ver of new users; unset: the newest that the program knows",
+    )
     clusters: dict[int, ClusterSettings] = Field(
         default_factory=dict,
         description="cluster number -> its state (up, full, draining, dead) and capacity; "

@@ -27,13 +27,12 @@ from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from lj_services.database import Databases, cluster_role
+from lj_services.usercluster import versions
 from lj_services.usercluster.errors import BadName, HomeMissing, NameTaken
+from lj_services.usercluster.fence import read_home
 from lj_services.usercluster.numberspaces import HINTS_OPTION, allocate_userid
 from lj_services.usercluster.routes import COLUMNS, Cache, User, user_from_row
 from lj_services.usercluster.tables import ACTIVE, CREATING, LIVE, user, user_home
-
-SCHEMA_VER = 1
-"""The version of the per-user tables that new users start with."""
 
 _NAME = re.compile(r"[a-z0-9_]{1,25}")
 
@@ -92,7 +91,7 @@ def reserve(
                             clusterid=claim.clusterid,
                             epoch=claim.epoch,
                             readonly=False,
-                            schema_ver=SCHEMA_VER,
+                            schema_ver=versions.FIRST,
                             rev=1,
                             created_at=datetime.now(UTC).replace(tzinfo=None, microsecond=0),
                         )
@@ -114,33 +113,46 @@ def reserve(
             continue  # another one reserved the name in between: now there is a row
 
 
-def plant(databases: Databases, claim: Claim) -> None:
+def plant(databases: Databases, claim: Claim, schema_ver: int) -> int:
     """Put up the fence row on the claimed cluster, if it is not there yet.
+
+    Args:
+        databases: has the cluster.
+        claim: reserved.
+        schema_ver: the version that the user starts with.
+
+    Returns:
+        the version that they have: that of an earlier attempt, if it planted the row.
 
     Raises:
         HomeMissing: the cluster knows the userid with a later home: `global` forgot users.
     """
-    values = {"state": ACTIVE, "epoch": claim.epoch, "readonly": False, "move_id": None}
+    values = {
+        "state": ACTIVE,
+        "epoch": claim.epoch,
+        "readonly": False,
+        "move_id": None,
+        "schema_ver": schema_ver,
+    }
     while True:
         try:
             with databases.write(cluster_role(claim.clusterid)) as connection:
-                found = connection.scalar(
-                    select(user_home.c.epoch)
-                    .where(user_home.c.userid == claim.userid)
-                    .with_for_update()
-                )
-                if found is None:
+                home = read_home(connection, claim.userid, exclusive=True)
+                if home is None:
                     connection.execute(insert(user_home).values(userid=claim.userid, **values))
-                elif found < claim.epoch:
+                elif home.epoch < claim.epoch:
                     connection.execute(
                         update(user_home).where(user_home.c.userid == claim.userid).values(**values)
                     )
-                elif found > claim.epoch:
+                elif home.epoch == claim.epoch:
+                    return home.schema_ver
+                else:
                     raise HomeMissing(
-                        f"cluster {claim.clusterid} knows userid {claim.userid} with epoch {found}:"
+                        f"cluster {claim.clusterid} knows userid {claim.userid} with epoch "
+                        f"{home.epoch}:"
                         " was global restored from an old copy? No user was created"
                     )
-            return
+            return schema_ver
         except IntegrityError:
             continue  # another one planted the same claim in between
 
@@ -148,6 +160,7 @@ def plant(databases: Databases, claim: Claim) -> None:
 def enliven(
     databases: Databases,
     claim: Claim,
+    schema_ver: int,
     within: Callable[[Connection, User], None] | None,
 ) -> User | None:
     """Let the user exist.
@@ -155,6 +168,7 @@ def enliven(
     Args:
         databases: has ``global``.
         claim: planted.
+        schema_ver: as `plant` said.
         within: more to write in the same transaction.
 
     Returns:
@@ -169,7 +183,7 @@ def enliven(
                 user.c.clusterid == claim.clusterid,
                 user.c.epoch == claim.epoch,
             )
-            .values(state=LIVE, rev=user.c.rev + 1)
+            .values(state=LIVE, schema_ver=schema_ver, rev=user.c.rev + 1)
         ).rowcount
         if not changed:
             return None

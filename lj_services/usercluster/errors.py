@@ -27,6 +27,14 @@ class NoRoom(NoCluster):
     """No cluster takes new users now: full, out of reach, or without weight."""
 
 
+class UnknownVersion(UserClusterError):
+    """There is no such ``schema_ver``, or this program does not know it."""
+
+
+class Downgrade(UserClusterError):
+    """The user's rows are in a later ``schema_ver``; there is no way back."""
+
+
 class UserReadOnly(UserClusterError):
     """The user is read-only: nothing of theirs may be written until that is lifted."""
 

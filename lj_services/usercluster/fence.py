@@ -35,6 +35,10 @@ changed under that row's lock together with the fence (`set_readonly`), and only
 fence is ``active``.  So a mover that has frozen a user copies ``readonly`` from the
 source's fence row to the destination's, and nothing can change it in between.
 
+``schema_ver`` lies in the fence row for the same reason: a writer must know, until its commit,
+in which form the rows are.  It changes together with the rows, under the row's exclusive
+lock (see `upgrade`), and whoever moves a user carries it over with ``readonly``.
+
 Order of locks: `global` before a cluster.  A mover holds no lock of a cluster while it
 waits for `global`'s row: its freeze is a committed state, not an open transaction.
 
@@ -52,12 +56,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from prometheus_client import Counter
 from sqlalchemy import Connection, bindparam, select, update
 
 from lj_services.database import Databases, cluster_role
-from lj_services.usercluster.errors import HomeMissing, UserBusy, UserReadOnly
+from lj_services.usercluster import versions
+from lj_services.usercluster.errors import HomeMissing, UnknownVersion, UserBusy, UserReadOnly
 from lj_services.usercluster.routes import User
 from lj_services.usercluster.tables import ACTIVE, FROZEN, user_home
 
@@ -69,9 +75,9 @@ LONGEST_WAIT_S = 0.05
 
 
 # Built once: every write pays for this statement.
-_HOME = select(user_home.c.state, user_home.c.epoch, user_home.c.readonly).where(
-    user_home.c.userid == bindparam("whom")
-)
+_HOME = select(
+    user_home.c.state, user_home.c.epoch, user_home.c.readonly, user_home.c.schema_ver
+).where(user_home.c.userid == bindparam("whom"))
 _SHARED = _HOME.with_for_update(read=True)
 _EXCLUSIVE = _HOME.with_for_update()
 
@@ -92,6 +98,8 @@ class Home:
     state: str
     epoch: int
     readonly: bool
+    schema_ver: int = versions.FIRST
+    """The version that the user's rows here are in."""
 
     def verdict(self, epoch: int) -> Verdict:
         """What a writer whose route has `epoch` must do."""
@@ -114,7 +122,12 @@ def read_home(connection: Connection, userid: int, *, exclusive: bool = False) -
         None if the cluster never knew the user.
     """
     row = connection.execute(_EXCLUSIVE if exclusive else _SHARED, {"whom": userid}).first()
-    return None if row is None else Home(row.state, int(row.epoch), bool(row.readonly))
+    return None if row is None else home_from_row(row)
+
+
+def home_from_row(row: Any) -> Home:
+    """A `Home` of a row with its columns."""
+    return Home(row.state, int(row.epoch), bool(row.readonly), int(row.schema_ver))
 
 
 def active_here(connection: Connection, routes: Iterable[User]) -> set[int]:
@@ -177,6 +190,7 @@ def writing(
 
     Raises:
         UserReadOnly: the user is.
+        UnknownVersion: their rows are in a ``schema_ver`` that this program does not know.
         UserBusy: a move held them for longer than `budget_s`.
         HomeMissing: `global` and the cluster disagree; needs an operator.
     """
@@ -186,7 +200,13 @@ def writing(
         with databases.write(cluster_role(route.clusterid)) as connection:
             home = read_home(connection, route.userid)
             verdict = home.verdict(route.epoch) if home is not None else Verdict.STALE_ROUTE
-            if verdict is Verdict.GO:
+            if home is not None and verdict is Verdict.GO:
+                if versions.too_new(home.schema_ver):
+                    raise UnknownVersion(
+                        f"{route.name} is in schema_ver {home.schema_ver}, this program knows up "
+                        f"to {versions.newest()}: nothing was written; run the newer release"
+                    )
+                connection.execution_options(**{versions.VERSION_OPTION: home.schema_ver})
                 yield connection
                 return
         FENCE_RETRIES.labels(verdict.value).inc()

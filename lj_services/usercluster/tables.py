@@ -69,6 +69,7 @@ user_home = Table(
     Column("epoch", Integer, nullable=False),
     Column("readonly", Boolean, nullable=False),
     Column("move_id", BigInteger),
+    Column("schema_ver", Integer, nullable=False, server_default="1"),
 )
 """The fence (see `fence`): one row per user who lives here, or lived here (``moved``)."""
 

@@ -16,7 +16,7 @@ from lj_services.database import (
     WriterReadOnly,
     cluster_role,
 )
-from lj_services.usercluster import creation, fence
+from lj_services.usercluster import creation, fence, versions
 from lj_services.usercluster.config import UserSettings
 from lj_services.usercluster.errors import HomeMissing, NoCluster, UnknownUser
 from lj_services.usercluster.numberspaces import HINTS_OPTION
@@ -77,12 +77,15 @@ class Users:
 
         Raises:
             BadName, NameTaken, NoCluster, NoRoom: as their names say.
+            UnknownVersion: ``new_schema_ver`` is one that this program does not know.
             DatabaseError: a database can't be reached; the same call may be repeated.
         """
         creation.check_name(name)
         if cluster is not None and cluster not in self._databases.clusters():
             known = ", ".join(map(str, self._databases.clusters())) or "none"
             raise NoCluster(f"there is no cluster {cluster}; there are: {known}")
+        schema_ver = self._settings.new_schema_ver or versions.newest()
+        versions.check(schema_ver)
         failed: set[int] = set()
         drawn = cluster if cluster is not None else self._placement.pick()
 
@@ -94,14 +97,14 @@ class Users:
         while True:
             claim = creation.reserve(self._databases, name, where, self._cache)
             try:
-                creation.plant(self._databases, claim)
+                planted = creation.plant(self._databases, claim, schema_ver)
             except (DatabaseUnreachable, WriterReadOnly):
                 if cluster is not None:
                     raise
                 failed.add(claim.clusterid)
                 drawn = self._placement.pick(excluding=failed)
                 continue
-            made = creation.enliven(self._databases, claim, within)
+            made = creation.enliven(self._databases, claim, planted, within)
             if made is not None:
                 self._routes.remember(made)
                 return made
@@ -172,7 +175,7 @@ class Users:
         """A write transaction on the user's cluster, behind their fence (see `fence`).
 
         The block runs once, at the place where the user lives by then: what needs to be
-        tried again is tried before it.
+        tried again is tried before it.  `versions.of` says in which form rows are written.
 
         Args:
             whom: a userid, or a `User` that was just looked up, which saves a look-up.
@@ -181,6 +184,7 @@ class Users:
             UnknownUser: there is none.
             UserReadOnly: they are read-only.
             UserBusy: a move held them for longer than ``freeze_wait_s``.
+            UnknownVersion: their rows are in a version that this program does not know.
             DatabaseBusy: a lock or a deadlock; the whole block may be run again.
             DatabaseError, HomeMissing: as their names say.
         """

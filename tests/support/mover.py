@@ -75,12 +75,16 @@ def move(databases: Databases, userid: int, *, hold_s: float = 0.0) -> int:
             ).mappings()]
             for table in (entry, usercounter)
         }  # fmt: skip
-        readonly = reading.scalar(select(user_home.c.readonly).where(user_home.c.userid == userid))
+        flags = dict(reading.execute(
+            select(user_home.c.readonly, user_home.c.schema_ver).where(
+                user_home.c.userid == userid
+            )
+        ).mappings().one())  # fmt: skip
     with databases.write(on_target) as connection:
         for table, found in rows.items():
             if found:
                 connection.execute(insert(table), found)
-        set_home(connection, userid, state="active", readonly=readonly)
+        set_home(connection, userid, state="active", **flags)
     with databases.write("global") as connection:
         connection.execute(
             sql_update(user)

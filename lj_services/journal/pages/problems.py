@@ -34,6 +34,7 @@ from lj_services.usercluster import (
     HomeMissing,
     NoCluster,
     UnknownUser,
+    UnknownVersion,
     UserBusy,
     UserReadOnly,
 )
@@ -93,7 +94,7 @@ def explain(error: Exception) -> Problem:
                 "you send it again.",
                 30,
             )
-        case DatabaseError() | HomeMissing() | NoCluster():
+        case DatabaseError() | HomeMissing() | NoCluster() | UnknownVersion():
             log.error("a page could not be made: %s", error)
             return Problem(
                 503,

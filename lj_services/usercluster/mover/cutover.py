@@ -119,7 +119,7 @@ def _follow(work: Work, follower: Follower | None, frozen: fences.Frozen, deadli
             passes.walk_frozen(work, source, destination)
             ceilings: numbers.Ceilings = {}
             numbers.look_everywhere(ceilings, work.rows, source, work.found, work.move.userid)
-            _ready(work, destination, ceilings, frozen.readonly, deadline)
+            _ready(work, destination, ceilings, frozen, deadline)
         return
     dirty = follower.up_to(frozen.marker, max(0.001, deadline - time.monotonic()))
     crash_here("drained")
@@ -127,7 +127,7 @@ def _follow(work: Work, follower: Follower | None, frozen: fences.Frozen, deadli
         with work.locking(work.src) as source, work.databases.write(work.dst) as destination:
             fences.importing(destination, work.move)
             follower.apply_frozen(source, destination, dirty)
-            _ready(work, destination, follower.ceilings, frozen.readonly, deadline)
+            _ready(work, destination, follower.ceilings, frozen, deadline)
     except BaseException:
         follower.subscription.give_back(dirty)  # that transaction is rolled back
         raise
@@ -137,12 +137,12 @@ def _ready(
     work: Work,
     destination: Connection,
     ceilings: numbers.Ceilings,
-    readonly: bool,
+    frozen: fences.Frozen,
     deadline: float,
 ) -> None:
     """Counters and fence of the destination; or let go of it all, if it is too late."""
     numbers.raise_counters(destination, work.move.userid, ceilings)
-    fences.activate(destination, work.move, readonly)
+    fences.activate(destination, work.move, frozen.readonly, frozen.schema_ver)
     if time.monotonic() > deadline:
         raise NotQuick(f"it took over {work.settings.freeze_limit_ms} ms")
 

@@ -27,7 +27,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from lj_services.database import Databases
 from lj_services.database.engines import error_number
-from lj_services.usercluster.fence import Home, read_home
+from lj_services.usercluster.fence import Home, home_from_row, read_home
 from lj_services.usercluster.mover.errors import (
     ClaimLost,
     Contradiction,
@@ -178,18 +178,19 @@ def importing(connection: Connection, move: Move) -> None:
         raise ClaimLost(f"{move}: the destination is not (or no longer) open for this worker")
 
 
-def activate(connection: Connection, move: Move, readonly: bool) -> None:
+def activate(connection: Connection, move: Move, readonly: bool, schema_ver: int) -> None:
     """Make the destination ready to be home: nobody has a route with its epoch yet.
 
     Args:
         connection: in a transaction that `importing` has allowed.
         move: whose.
         readonly: as on the frozen source.
+        schema_ver: likewise; the rows that were copied are in it.
     """
     connection.execute(
         update(user_home)
         .where(user_home.c.userid == move.userid, user_home.c.state == IMPORTING)
-        .values(state=ACTIVE, readonly=readonly)
+        .values(state=ACTIVE, readonly=readonly, schema_ver=schema_ver)
     )
 
 
@@ -229,6 +230,7 @@ class Frozen:
     marker: int
     """The marker's ``n`` that the feed must show."""
     readonly: bool
+    schema_ver: int
     since: float
     """When writers began to be held, by this process's monotonic clock."""
 
@@ -276,7 +278,7 @@ def freeze(connection: Connection, move: Move, wait_ms: int) -> Frozen:
             f"{move}: cluster {move.src} has the user {home.state if home else 'not'} with epoch "
             f"{home.epoch if home else '-'}, expected active with epoch {move.home_epoch}"
         )
-    return Frozen(marker, home.readonly, since)
+    return Frozen(marker, home.readonly, home.schema_ver, since)
 
 
 def thaw(connection: Connection, move: Move) -> bool:
@@ -319,11 +321,11 @@ def buried(connection: Connection, move: Move) -> bool:
 
 def _home(connection: Connection, move: Move) -> Home | None:
     row = connection.execute(
-        select(user_home.c.state, user_home.c.epoch, user_home.c.readonly).where(
-            user_home.c.userid == move.userid
-        )
+        select(
+            user_home.c.state, user_home.c.epoch, user_home.c.readonly, user_home.c.schema_ver
+        ).where(user_home.c.userid == move.userid)
     ).first()
-    return None if row is None else Home(row.state, int(row.epoch), bool(row.readonly))
+    return None if row is None else home_from_row(row)
 
 
 def _move_id(connection: Connection, move: Move) -> int | None:

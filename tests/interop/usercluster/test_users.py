@@ -157,10 +157,11 @@ def test_a_cluster_that_fails_while_a_user_is_made_is_left_for_another(
     monkeypatch.setattr(users._placement, "pick", lambda excluding=(): 2 if 1 in excluding else 1)
     plant = creation.plant
 
-    def broken(databases: Databases, claim: creation.Claim) -> None:
-        plant(databases, claim)
+    def broken(databases: Databases, claim: creation.Claim, schema_ver: int) -> int:
+        planted = plant(databases, claim, schema_ver)
         if claim.clusterid == 1:  # the worst moment: it has planted, and nobody knows
             raise DatabaseUnreachable("gone")
+        return planted
 
     monkeypatch.setattr(creation, "plant", broken)
     bob = users.create("bob")

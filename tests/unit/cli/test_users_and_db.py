@@ -149,3 +149,84 @@ def test_a_file_without_tables_names_the_remedy_too(lj: Lj, tmp_path: Path) -> N
     result = lj("users", "list")
     assert result.exit_code == 5
     assert "lj db migrate" in result.stderr
+
+
+def set_version(folder: Path, version: int, *names: str) -> None:
+    """Put users back into a version, as if an older release had made them."""
+    with sqlite3.connect(folder / "global.db") as connection:
+        for name in names:
+            (userid, cluster) = connection.execute(
+                "SELECT userid, clusterid FROM user WHERE name = ?", (name,)
+            ).fetchone()
+            connection.execute("UPDATE user SET schema_ver = ? WHERE name = ?", (version, name))
+            with sqlite3.connect(folder / f"cluster{cluster}.db") as on_cluster:
+                on_cluster.execute(
+                    "UPDATE user_home SET schema_ver = ? WHERE userid = ?", (version, userid)
+                )
+
+
+@pytest.fixture
+def with_old_users(migrated: Lj, tmp_path: Path) -> Lj:
+    for name, cluster in (("bob", "1"), ("eve", "2"), ("joe", "2"), ("new", "2")):
+        migrated("users", "create", name, "--cluster", cluster)
+    set_version(tmp_path, 1, "bob", "eve", "joe")
+    return migrated
+
+
+def versions_of(lj: Lj) -> dict[str, int]:
+    return {row["name"]: row["schema_ver"] for row in printed(lj("users", "list", "--json"))}
+
+
+def test_upgrade_the_named(with_old_users: Lj) -> None:
+    lj = with_old_users
+    would = printed(lj("users", "upgrade", "bob", "new", "--to", "2", "--dry-run", "--json"))
+    assert [(row["name"], row["from"], row["to"]) for row in would] == [("bob", 1, 2)]
+    assert versions_of(lj) == {"bob": 1, "eve": 1, "joe": 1, "new": 2}
+    (done,) = printed(lj("users", "upgrade", "bob", "new", "--to", "2", "--json"))
+    assert (done["name"], done["from"], done["to"], done["error"]) == ("bob", 1, 2, None)
+    assert versions_of(lj) == {"bob": 2, "eve": 1, "joe": 1, "new": 2}
+    assert printed(lj("users", "upgrade", "bob", "--to", "2", "--json")) == []
+
+
+def test_upgrade_a_cluster_and_everybody_within_a_limit(with_old_users: Lj) -> None:
+    lj = with_old_users
+    done = printed(lj("users", "upgrade", "--cluster", "2", "--to", "2", "--limit", "1", "--json"))
+    assert [row["name"] for row in done] == ["eve"]
+    said = lj("users", "upgrade", "--all", "--to", "2", "--pause-ms", "1")
+    assert said.exit_code == 0
+    assert "2 users upgraded to schema_ver 2" in said.stdout
+    assert set(versions_of(lj).values()) == {2}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["--to", "2"], 2, "say WHO, or --cluster, or --all"),
+        (["bob", "--all", "--to", "2"], 2, "say WHO, or --cluster, or --all"),
+        (["bob"], 2, "--to"),
+        (["nobody", "--to", "2"], 4, "there is no user 'nobody'"),
+        (["bob", "--to", "77"], 4, "no step to schema_ver 77; this program knows 1..2"),
+        (["bob", "--to", "0"], 4, "no step to schema_ver 0"),
+        (["--cluster", "9", "--to", "2"], 4, "there is no cluster 9; there are: 1, 2"),
+        (["bob", "new", "--to", "1"], 5, "new is in schema_ver 2: there is no way back to 1"),
+    ],
+)
+def test_upgrades_that_are_refused(
+    with_old_users: Lj, words: list[str], code: int, says: str
+) -> None:
+    result = with_old_users("users", "upgrade", *words)
+    assert result.exit_code == code
+    assert says in result.stderr
+    assert versions_of(with_old_users)["bob"] == 1
+
+
+def test_upgrade_tells_who_could_not_be_and_goes_on(with_old_users: Lj, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "cluster2.db") as connection:
+        connection.execute("DELETE FROM user_home WHERE userid = 2")
+    result = with_old_users("users", "upgrade", "--all", "--to", "2", "--json")
+    assert result.exit_code == 1
+    assert "1 of 3 users were not upgraded" in result.stderr
+    errors = {row["name"]: row["error"] for row in json.loads(result.stdout)}
+    assert "does not know them" in errors["eve"]
+    assert errors["bob"] is errors["joe"] is None
+    assert versions_of(with_old_users) == {"bob": 2, "eve": 1, "joe": 2, "new": 2}
