@@ -7,11 +7,13 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 import click
+from prometheus_client import REGISTRY
 
 from lj_services.cli.errors import told
 from lj_services.cli.moving import make_worker
@@ -21,6 +23,7 @@ from lj_services.daemon import ConfigError, ExitCode, HostPort, run_service
 from lj_services.daemon.command import serve_command
 from lj_services.daemon.lifecycle import notify_systemd
 from lj_services.daemon.log import configure_logging
+from lj_services.daemon.metrics import MetricsServer
 from lj_services.database import DatabaseError, check_schema
 from lj_services.usercluster import coordinator as package
 from lj_services.usercluster import mover
@@ -33,6 +36,7 @@ from lj_services.usercluster.coordinator.lock import Lock, expected
 from lj_services.usercluster.coordinator.protocol import shown
 from lj_services.usercluster.coordinator.server import CoordinatorService
 from lj_services.usercluster.coordinator.worker import CoordinatedWorker
+from lj_services.usercluster.mover.metrics import FeedMetrics
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +146,11 @@ def _take(lock: Lock, standby: bool) -> None:
     metavar="SECONDS",
     help="After SIGTERM: moves that take longer are handed back, for others to go on.",
 )
+@click.option(
+    "--metrics-listen",
+    type=_Address(),
+    help="Serve Prometheus figures and the health answer here.  Default: nowhere.",
+)
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
 @pass_site
 @told()
@@ -152,6 +161,7 @@ def worker(
     jobs: int,
     until_idle: bool,
     drain_timeout: float,
+    metrics_listen: HostPort | None,
     log_format: str,
 ) -> None:
     """Carry out moves; purge old homes when their time is over.
@@ -173,12 +183,34 @@ def worker(
     else:
         coordinated = CoordinatedWorker(one, locator(site, address), jobs, drain_timeout)
         end = coordinated.stop
-    _on_end(end)
-    notify_systemd("READY=1")
-    if alone:
-        one.loop(stop, jobs=jobs, until_idle=until_idle)
-    else:
-        coordinated.run()
+    ending = _on_end(end)
+    with _figures(metrics_listen, one, ending):
+        notify_systemd("READY=1")
+        if alone:
+            one.loop(stop, jobs=jobs, until_idle=until_idle)
+        else:
+            coordinated.run()
+
+
+@contextmanager
+def _figures(
+    address: HostPort | None, worker: mover.Worker, ending: threading.Event
+) -> Iterator[None]:
+    """Serve a worker's figures and health, if anybody wants them."""
+    if address is None:
+        yield
+        return
+    feeds = FeedMetrics(lambda: worker.feeds)
+    try:
+        server = MetricsServer(address, lambda: "draining" if ending.is_set() else worker.trouble)
+    except OSError as error:
+        raise CommandError(f"{address}: {error}", ExitCode.UNREACHABLE) from error
+    REGISTRY.register(feeds)
+    try:
+        yield
+    finally:
+        REGISTRY.unregister(feeds)
+        server.close()
 
 
 @command.command()
@@ -246,10 +278,15 @@ def _quoted(word: str) -> str:
     return f"{name}={shown(value)}"
 
 
-def _on_end(end: Callable[[], object]) -> None:
+def _on_end(end: Callable[[], object]) -> threading.Event:
+    """Call something at SIGTERM and SIGINT; returns what is set by then."""
+    ending = threading.Event()
+
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         notify_systemd("STOPPING=1")
+        ending.set()
         end()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
+    return ending

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from lj_services.usercluster.mover import fences
 from lj_services.usercluster.mover.discovery import Table
+from lj_services.usercluster.mover.metrics import BYTES, ROWS
 from lj_services.usercluster.mover.rows import EVERYTHING, Chunk, Key, Range, frozen_key, thawed_key
 from lj_services.usercluster.mover.work import Meter, Work, crash_here, timed
 
@@ -86,6 +87,8 @@ def copy(work: Work, pending: Callable[[], bool], between: Callable[[], None]) -
                         progress["after"] = frozen_key(read.chunk.last)
                         progress["rows"] = progress.get("rows", 0) + len(read.chunk.rows)
                         progress["bytes"] = progress.get("bytes", 0) + read.chunk.bytes
+                        ROWS.inc(len(read.chunk.rows))
+                        BYTES.inc(read.chunk.bytes)
                         if time.monotonic() > until:
                             break
                 crash_here("chunk")

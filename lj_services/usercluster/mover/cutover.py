@@ -32,6 +32,7 @@ from lj_services.usercluster.errors import UserClusterError
 from lj_services.usercluster.mover import fences, numbers, passes
 from lj_services.usercluster.mover.errors import ClaimLost, Contradiction, EndAsked, NotQuick
 from lj_services.usercluster.mover.follow import Follower
+from lj_services.usercluster.mover.metrics import PAUSE, PHASES
 from lj_services.usercluster.mover.tables import CATCHING_UP, FROZEN, SWITCHED
 from lj_services.usercluster.mover.work import Work, crash_here
 from lj_services.usercluster.users import Users
@@ -94,6 +95,7 @@ def cut_over(work: Work, users: Users, follower: Follower | None) -> Pause:
     except BaseException as error:
         if work.move.state == FROZEN:
             let_go(work, error)
+            PAUSE.labels("let_go").observe(time.monotonic() - began)
         if isinstance(error, DatabaseBusy):
             raise NotQuick(str(error)) from error
         raise
@@ -101,6 +103,8 @@ def cut_over(work: Work, users: Users, follower: Follower | None) -> Pause:
     crash_here("switched")
     bury(work)
     ended = time.monotonic()
+    PHASES.labels(SWITCHED).inc()
+    PAUSE.labels("switched").observe(ended - began)
     users.reload(work.move.userid)
     return Pause(
         (ended - began) * 1000,

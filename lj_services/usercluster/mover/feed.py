@@ -262,6 +262,8 @@ class Feed:
         self._place: Place | None = None
         self._rewind: Place | None = None
         self._thread: threading.Thread | None = None
+        self.lag_s = 0.0
+        """Age of the newest change that was read, in seconds; 0: the log's end was reached."""
         self._heard = 0.0
         self._writes: Counter[int] = Counter()
         self._open: Counter[int] = Counter()
@@ -343,6 +345,7 @@ class Feed:
     def _end(self) -> None:
         """The thread is not wanted any more."""
         self._watched_s += self._going_s()
+        self.lag_s = 0.0
         self._thread = None
 
     def _run(self) -> None:
@@ -423,6 +426,9 @@ class Feed:
                 if event is None:
                     raise FeedLost("the server ended the stream")
                 self._heard = time.monotonic()
+                # Heartbeats come while there is nothing else; events say when they were written.
+                at_end = isinstance(event, HeartbeatLogEvent) or not event.timestamp
+                self.lag_s = 0.0 if at_end else max(0.0, time.time() - event.timestamp)
                 with self.changed:
                     if self._thread is not mine or self._rewind is not None:
                         return

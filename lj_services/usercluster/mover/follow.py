@@ -23,6 +23,7 @@ from lj_services.usercluster.mover import fences, numbers
 from lj_services.usercluster.mover.discovery import Table
 from lj_services.usercluster.mover.errors import FeedLost, NotQuick, RowsDiffer
 from lj_services.usercluster.mover.feed import Subscription
+from lj_services.usercluster.mover.metrics import KEYS
 from lj_services.usercluster.mover.passes import mend
 from lj_services.usercluster.mover.rows import Key, Keys
 from lj_services.usercluster.mover.work import Work
@@ -149,6 +150,7 @@ class Follower:
         numbers.look(self.ceilings, rows, source, table, userid, batch)
         rows.erase(destination, table, userid, batch, None)
         rows.put(destination, table, chunk.rows)
+        KEYS.inc(len(batch.prefixes))
         return rows.sum(destination, table, userid, batch) == here
 
 

@@ -18,6 +18,7 @@ from lj_services.usercluster.mover import fences
 from lj_services.usercluster.mover.copy import wipe
 from lj_services.usercluster.mover.discovery import Schema
 from lj_services.usercluster.mover.errors import ClaimLost
+from lj_services.usercluster.mover.metrics import PURGED
 from lj_services.usercluster.mover.rows import EVERYTHING
 from lj_services.usercluster.mover.tables import DONE, QUEUED
 from lj_services.usercluster.mover.work import Work, crash_here
@@ -62,6 +63,7 @@ def _expunge(work: Work, schema: Schema) -> tuple[int, bool]:
             except ClaimLost:
                 return gone, True  # a newer move has staked its claim here
             gone += went
+            PURGED.inc(went)
             crash_here("purge-batch")
             if went < work.settings.purge_rows:
                 break

@@ -24,6 +24,7 @@ from lj_services.database import DatabaseError, Databases, cluster_role
 from lj_services.usercluster.mover.config import MoverSettings
 from lj_services.usercluster.mover.discovery import Schema
 from lj_services.usercluster.mover.errors import ClaimLost, EndAsked
+from lj_services.usercluster.mover.metrics import PHASES
 from lj_services.usercluster.mover.moves import Moves
 from lj_services.usercluster.mover.rows import Rows
 from lj_services.usercluster.mover.rows_server import ServerRows
@@ -141,6 +142,7 @@ class Work:
                 progress=self.progress,
                 lease_s=self.settings.lease_s if lease_s is None else lease_s,
             )
+        PHASES.labels(state).inc()
         self.tick(self.move)
 
     def save(self) -> None:

@@ -46,6 +46,7 @@ from lj_services.usercluster.mover.errors import (
 )
 from lj_services.usercluster.mover.feed import Feed, Place, Subscription, here, still_there
 from lj_services.usercluster.mover.follow import Follower
+from lj_services.usercluster.mover.metrics import LEASES_LOST, RUNNING, RUNS
 from lj_services.usercluster.mover.moves import Moves
 from lj_services.usercluster.mover.rates import WriteRates
 from lj_services.usercluster.mover.recovery import recover
@@ -117,6 +118,8 @@ class Worker:
         self._databases = databases
         self._users = users
         self._settings = settings
+        self.trouble: str | None = "starting"
+        """Why the last sign of life could not be given; None: it was."""
         self._feeds: dict[int, Feed] = {}
         self._rates: dict[int, WriteRates] = {}
         self._lock = threading.Lock()
@@ -182,8 +185,26 @@ class Worker:
                 continue
         return None
 
+    @property
+    def feeds(self) -> dict[int, Feed]:
+        """The feeds that were opened, by the cluster that they read."""
+        with self._lock:
+            return dict(self._feeds)
+
     def sign_of_life(self) -> None:
-        """Tell others that a worker is there."""
+        """Tell others that a worker is there.
+
+        Raises:
+            DatabaseError: ``global`` is out of reach.
+        """
+        try:
+            self._sign()
+        except DatabaseError as error:
+            self.trouble = str(error)
+            raise
+        self.trouble = None
+
+    def _sign(self) -> None:
         with self._databases.write("global") as connection:
             changed = connection.execute(
                 update(mover_worker)
@@ -204,9 +225,7 @@ class Worker:
     def record_rates(self) -> None:
         """Record how much users write, of each cluster that was watched for long enough."""
         every_s = self._settings.write_rates_s
-        with self._lock:
-            feeds = dict(self._feeds)
-        for cluster, feed in feeds.items():
+        for cluster, feed in self.feeds.items():
             if every_s == 0 or feed.watched_s < every_s:
                 continue
             rates = self._rates.setdefault(cluster, WriteRates(self._databases, cluster))
@@ -248,15 +267,22 @@ class Worker:
         if gate is not None:
             work.gate = gate
         crash_here("claimed")
-        try:
-            with work.alive():
-                self._bring_on(work)
-        except ClaimLost as error:
-            log.info("%s", error)
-        except HandBack as asked:
-            self._hand_back(work, str(asked))
-        except Exception as error:
-            self._give_back(work, error)
+        result = None
+        with RUNNING.track_inprogress():
+            try:
+                with work.alive():
+                    self._bring_on(work)
+            except ClaimLost as error:
+                result = "lost"
+                LEASES_LOST.inc()
+                log.info("%s", error)
+            except HandBack as asked:
+                result = "handed_back"
+                self._hand_back(work, str(asked))
+            except Exception as error:
+                result = "error"
+                self._give_back(work, error)
+        RUNS.labels(result or work.move.state).inc()
         return self.moves.get(move.move_id)
 
     def _bring_on(self, work: Work) -> None:

@@ -23,7 +23,7 @@ LJ = Path(sys.executable).with_name("lj")
 
 
 def test_from_the_command_line(tmp_path: Path) -> None:
-    port, metrics = free_port(), free_port()
+    port, metrics, worker_metrics = free_port(), free_port(), free_port()
     site = tmp_path / "site.toml"
     site.write_text(
         "".join(
@@ -51,7 +51,10 @@ def test_from_the_command_line(tmp_path: Path) -> None:
         assert "another coordinator holds the lock" in lj(*second, code=5)
         with (
             spawn(
-                [LJ, "--site", site, "mover", "worker"],
+                [
+                    *(LJ, "--site", site, "mover", "worker"),
+                    *("--metrics-listen", f"127.0.0.1:{worker_metrics}"),
+                ],
                 tmp_path / "worker.log",
                 ready=lambda: "connected" in (tmp_path / "worker.log").read_text(),
             ) as worker,
@@ -78,6 +81,22 @@ def test_from_the_command_line(tmp_path: Path) -> None:
                 figures = page.read().decode()
             assert 'lj_mover_granted_total{kind="move"} 2.0' in figures
             assert "lj_mover_ruling 1.0" in figures
+            page = urllib.request.urlopen(f"http://127.0.0.1:{worker_metrics}/health")
+            with page:
+                assert page.read() == b"ok\n"
+            page = urllib.request.urlopen(f"http://127.0.0.1:{worker_metrics}/metrics")
+            with page:
+                figures = page.read().decode()
+            for figure in (
+                'lj_mover_worker_phases_total{state="switched"} 2.0',
+                'lj_mover_worker_phases_total{state="done"} 2.0',
+                'lj_mover_worker_runs_total{result="switched"} 2.0',
+                'lj_mover_worker_runs_total{result="done"} 2.0',
+                'lj_mover_worker_pause_seconds_count{result="switched"} 2.0',
+                "lj_mover_worker_leases_lost_total 0.0",
+                "lj_mover_worker_running 0.0",
+            ):
+                assert f"\n{figure}\n" in figures
             if "not known" not in host.output:  # a file system that the system counts
                 lines = lj("mover", "ask", "show_rates", "--json")["lines"]
                 assert any(line.startswith("dst:2") and "busy_now=0" in line for line in lines)
