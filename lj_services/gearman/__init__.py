@@ -10,8 +10,8 @@ The server (``lj gearman serve``); a packet on its way through it::
                    is not waited for and does not fill memory
     protocol.py    bytes -> packets and lines
     dispatch.py    what each packet does; admin.py: what each line is answered
-    queues.py      all jobs: who shares one, who is given one, who is woken, what happens
-                   when somebody leaves or takes too long
+    queues.py      all jobs: who shares one, who is given one, what happens when somebody
+                   leaves or takes too long; waking.py: which sleepers are woken
     jobs.py        a job, a function with its queues, a connection
 
 ``metrics.py`` answers Prometheus, ``config.py`` has the settings, ``command.py`` the

@@ -14,7 +14,7 @@ itself.  A job shared by a background submission is done even if all who waited 
 
 A worker that is asleep is woken for a job, not for nothing: as many workers of a function
 are awake and expected as there are jobs ready.  If one that was woken does not ask for
-work in time, it is not counted any more and another one is woken (`Queues.advance`).
+work in time, it is not counted any more and another one is woken (`waking.py`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import heapq
 import itertools
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 from lj_services.gearman.jobs import (
     LEAST_TIMEOUT_S,
@@ -34,9 +34,7 @@ from lj_services.gearman.jobs import (
     Priority,
 )
 from lj_services.gearman.protocol import PacketType
-
-WAKE_PATIENCE_S: Final = 1.0
-"""How long a woken worker may take to ask for a job before another one is woken."""
+from lj_services.gearman.waking import Wakes
 
 
 class Refused(Exception):
@@ -97,7 +95,7 @@ class Queues:
         self._order = itertools.count()
         self._due: list[tuple[float, int, Job]] = []
         self._deadlines: list[tuple[float, int, Job]] = []
-        self._woken: OrderedDict[Peer, float] = OrderedDict()
+        self._wakes = Wakes()
 
     @property
     def any_running(self) -> bool:
@@ -138,7 +136,7 @@ class Queues:
         function.workers[peer] = None
         if peer.sleeping and peer.woken_for is None:
             function.sleepers[peer] = None
-            self._wake(function)
+            self._wakes.wake(function, self.now)
 
     def cant_do(self, peer: Peer, name: bytes) -> None:
         """A worker can't do a function any more."""
@@ -149,16 +147,16 @@ class Queues:
 
     def sleep(self, peer: Peer) -> None:
         """A worker goes to sleep; it is woken at once if a job is ready for it."""
-        was_for = self._expected(peer)
+        was_for = self._wakes.heard(peer, self.now)
         peer.sleeping = True
         for function, _ in peer.abilities.values():
             function.sleepers[peer] = None
         for function, _ in list(peer.abilities.values()):
-            self._wake(function)
+            self._wakes.wake(function, self.now)
             if peer.woken_for is not None:
                 break
         if was_for is not None:
-            self._wake(was_for)  # which it may not be able to do any more
+            self._wakes.wake(was_for, self.now)  # which it may not be able to do any more
 
     def leave(self, peer: Peer) -> None:
         """A connection has ended: its jobs go to other workers, what it waited for is let go."""
@@ -174,7 +172,7 @@ class Queues:
             self.cant_do(peer, name)
         for job in list(peer.running.values()):
             self._give_back(job)
-        self._expected(peer)
+        self._wakes.heard(peer, self.now)
 
     # -- jobs -------------------------------------------------------------------------
 
@@ -239,10 +237,10 @@ class Queues:
     def grab(self, peer: Peer) -> Job | None:
         """Give a worker its next job: the highest priority of all its functions, and of
         equals the function whose turn it is.  None if there is none."""
-        was_for = self._expected(peer)
+        was_for = self._wakes.heard(peer, self.now)
         job = self._take(peer)
         if was_for is not None:
-            self._wake(was_for)  # it may have taken another one's job
+            self._wakes.wake(was_for, self.now)  # it may have taken another one's job
         return job
 
     def running(self, peer: Peer, handle: bytes) -> Job:
@@ -328,16 +326,7 @@ class Queues:
                     self._give_back(job)
                 else:
                     self.fail(job)
-        while self._woken:
-            peer, since = next(iter(self._woken.items()))
-            if since + WAKE_PATIENCE_S > now:
-                break
-            function = peer.woken_for
-            del self._woken[peer]
-            peer.woken_for = None
-            if function is not None:
-                function.woken -= 1
-                self._wake(function)
+        self._wakes.pass_over(now)
 
     # -- inside -----------------------------------------------------------------------
 
@@ -359,7 +348,7 @@ class Queues:
             return
         job.state = JobState.QUEUED
         job.function.queues[job.priority][job.handle] = job
-        self._wake(job.function)
+        self._wakes.wake(job.function, self.now)
 
     def _displace(self, job: Job) -> None:
         """Take a job from where it is."""
@@ -424,37 +413,6 @@ class Queues:
                     heapq.heappush(self._deadlines, (job.deadline, next(self._order), job))
                 return job
         return None
-
-    def _wake(self, function: Function) -> None:
-        """Wake sleepers until as many are expected as there are jobs ready."""
-        missing = function.ready - function.woken
-        while missing > 0 and function.sleepers:
-            peer = next(iter(function.sleepers))
-            for other, _ in peer.abilities.values():
-                other.sleepers.pop(peer, None)
-            peer.woken_for = function
-            function.woken += 1
-            self._woken[peer] = self.now
-            peer.send(PacketType.NOOP)
-            missing -= 1
-
-    def _expected(self, peer: Peer) -> Function | None:
-        """A worker is heard of: it does not sleep, and is not waited for any more.
-
-        Returns:
-            the function that it was woken for, if it was.
-        """
-        if peer.sleeping:
-            peer.sleeping = False
-            for function, _ in peer.abilities.values():
-                function.sleepers.pop(peer, None)
-        was_for, peer.woken_for = peer.woken_for, None
-        if was_for is not None:
-            was_for.woken -= 1
-            del self._woken[peer]
-            if peer.gone:
-                self._wake(was_for)
-        return was_for
 
 
 def _key(name: bytes, unique: bytes, data: bytes) -> tuple[bytes, bytes, bytes] | None:
