@@ -63,11 +63,12 @@ def make_plan(snapshot: Snapshot, rules: BalanceRules) -> Plan:
     notes = []
     giants = targets.giants(snapshot, free, disk, writes)
     if len(giants):
-        best = max(disk.best, targets.giants_level(snapshot, giants, disk))
+        level = targets.giants_level(snapshot, giants, disk)
         free[giants] = False
         around = targets.disk(snapshot, rules, free)
         assert around is not None  # what stays is no more than what was there
-        disk = replace(around, best=best)
+        # Giants may stay above the high water that the first level wanted them under.
+        disk = replace(around, best=max(min(disk.best, around.best), level))
         writes = targets.writes(snapshot, rules, free)
         some = ", ".join(map(str, np.sort(snapshot.users.userid[giants])[:5]))
         notes.append(

@@ -46,6 +46,19 @@ def test_the_excess_moves_and_no_more():
     assert plan.best_spread == pytest.approx(1.0)
 
 
+def test_the_best_spread_lets_giants_stay_above_high_water():
+    # Two users whom no receiver has room for; cluster 2 is above its high water, and stays so.
+    plan = make_plan(
+        snapshot(
+            [cluster(1, 5000, total=11_000, weight=50), cluster(2, 5000, total=6000)],
+            [(1, 1, 5000, 0.0, 0), (2, 2, 5000, 0.0, 0)],
+        ),
+        BalanceRules(high_water=0.8),
+    )
+    assert plan.moves == []
+    assert plan.best_spread == pytest.approx(plan.spread_after)
+
+
 def test_few_large_users_rather_than_many_small_ones():
     users = [*evenly(1, 1, 40, 10), (900, 1, 150, 0.0, 0), (901, 1, 25, 0.0, 0)]
     plan = make_plan(snapshot([cluster(1, 600), cluster(2, 200)], users), RULES)
