@@ -24,6 +24,7 @@ JOURNAL_PORT ?= $(PORT)
 JOURNAL_METRICS_PORT ?=
 MEMCACHED_PORT ?=
 MEMCACHED_METRICS_PORT ?=
+MYSQL_PORT ?=
 # `make logs`: how many lines, and whether to go on (FOLLOW=0: no).
 LINES ?= 20
 FOLLOW ?= 1
@@ -53,7 +54,8 @@ EXTRA_VARS := $(strip \
   $(if $(JOURNAL_PORT),-e journal_port=$(JOURNAL_PORT)) \
   $(if $(JOURNAL_METRICS_PORT),-e journal_metrics_port=$(JOURNAL_METRICS_PORT)) \
   $(if $(MEMCACHED_PORT),-e memcached_port=$(MEMCACHED_PORT)) \
-  $(if $(MEMCACHED_METRICS_PORT),-e memcached_metrics_port=$(MEMCACHED_METRICS_PORT)))
+  $(if $(MEMCACHED_METRICS_PORT),-e memcached_metrics_port=$(MEMCACHED_METRICS_PORT)) \
+  $(if $(MYSQL_PORT),-e mysql_port=$(MYSQL_PORT)))
 # Ansible's modules unpack themselves in TMPDIR.
 PLAYBOOK = mkdir -p $(VAR)/tmp && TMPDIR=$(VAR)/tmp $(BIN)/ansible-playbook -i $(INVENTORY) $(EXTRA_VARS) $(ANSIBLE_ARGS)
 

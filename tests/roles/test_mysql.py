@@ -1,0 +1,202 @@
+"""One box on MariaDB: a private server for each database role, with accounts of their own."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from tests.support.box import Box
+
+pytestmark = [pytest.mark.roles, pytest.mark.timeout(900)]
+SITE = "playbooks/site.yml"
+CLUSTERS = 3
+
+
+def free_ports(count: int) -> int:
+    """The first of some free ports in a row: `global`'s, cluster1's ..."""
+    # Below those that the system gives to whoever connects somewhere: the last one is
+    # not taken before the cluster is added.
+    while True:
+        first = random.randrange(15_000, 32_000)
+        with ExitStack() as probes:
+            try:
+                for port in range(first, first + count):
+                    probes.enter_context(socket.create_server(("127.0.0.1", port)))
+            except OSError:
+                continue
+        return first
+
+
+@pytest.fixture(scope="module")
+def mysql_box(short_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    box = Box(short_directory / "mysql")
+    box.ports["mysql_port"] = free_ports(CLUSTERS + 1)
+    try:
+        with FileLock(tmp_path_factory.getbasetemp().parent / "wheels.lock"):
+            run = box.play(SITE, database_engine="mariadb")
+        assert run.exit_code == 0, run.output
+        yield box
+    finally:
+        box.play("playbooks/down.yml", database_engine="mariadb")
+        shutil.rmtree(box.root, ignore_errors=True)
+
+
+def lj(box: Box, site: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """The operator's command with one of the box's site files."""
+    return subprocess.run(
+        [box.root / "runtime/current/bin/lj", "--site", box.root / "etc" / site, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def as_admin(box: Box, role: str, *statements: str) -> list[str]:
+    """What a server answers whoever runs the playbook, through its socket; lines."""
+    run = subprocess.run(
+        [
+            *("mariadb", "--no-defaults", "--batch", "--skip-column-names"),
+            *("--socket", box.root / f"run/mysql-{role}.sock", "--execute", ";".join(statements)),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.splitlines()
+
+
+def moved(box: Box, name: str, cluster: int) -> dict[str, Any]:
+    """Move a user with the mover's account, and tell how it went."""
+    look = lj(box, "site-mover.toml", "users", "move", name, str(cluster), "--dry-run", "--json")
+    assert look.returncode == 0, look.stderr
+    assert "the binary log" in look.stdout
+    run = lj(box, "site-mover.toml", "users", "move", name, str(cluster), "--json")
+    assert run.returncode == 0, run.stderr
+    (move,) = json.loads(lj(box, "site-mover.toml", "moves", "list", "--json").stdout)[-1:]
+    assert isinstance(move, dict)
+    return move
+
+
+def test_the_site_works_and_is_as_it_should_be(mysql_box: Box) -> None:
+    smoke = lj(mysql_box, "site.toml", "smoke")
+    assert smoke.returncode == 0, smoke.stdout + smoke.stderr
+    pids = mysql_box.pids()
+    assert set(pids) == {"journal", "memcached", "mysql-global", "mysql-cluster1", "mysql-cluster2"}
+    for words in ([], ["--check", "--diff"]):
+        run = mysql_box.play(SITE, *words, database_engine="mariadb")
+        assert run.exit_code == 0, run.output
+        assert run.count("changed") == 0, run.changed_tasks
+    assert mysql_box.pids() == pids
+
+
+@pytest.mark.parametrize(("role", "number"), [("global", "1"), ("cluster2", "3")])
+def test_what_was_committed_stays_and_can_be_followed(
+    mysql_box: Box, role: str, number: str
+) -> None:
+    wanted = {
+        "innodb_flush_log_at_trx_commit": "1",
+        "sync_binlog": "1",
+        "log_bin": "1",
+        "binlog_format": "ROW",
+        "binlog_row_metadata": "FULL",
+        "gtid_strict_mode": "1",
+        "gtid_domain_id": number,
+        "server_id": number,
+        "collation_server": "utf8mb4_bin",
+    }
+    columns = ", ".join(f"@@global.{name}" for name in wanted)
+    (found,) = as_admin(mysql_box, role, f"SELECT {columns}")
+    assert dict(zip(wanted, found.split("\t"), strict=True)) == wanted
+
+
+def test_accounts_may_do_what_they_have_to_and_nothing_else(mysql_box: Box) -> None:
+    def rights(user: str, role: str) -> set[str]:
+        lines = as_admin(mysql_box, role, f"SHOW GRANTS FOR {user}@'127.0.0.1'")
+        return {line.removeprefix("GRANT ").split(" TO ")[0] for line in lines}
+
+    everyday = "SELECT, INSERT, UPDATE, DELETE"
+    assert rights("lj", "cluster1") == {"SLAVE MONITOR ON *.*", f"{everyday} ON `lj_cluster1`.*"}
+    assert rights("lj_mover", "cluster1") == {
+        "REPLICATION SLAVE, BINLOG MONITOR, SLAVE MONITOR ON *.*",
+        f"{everyday}, TRIGGER ON `lj_cluster1`.*",
+    }
+    assert rights("lj_mover", "global") == {"SLAVE MONITOR ON *.*", f"{everyday} ON `lj_global`.*"}
+    users = as_admin(mysql_box, "global", "SELECT user FROM mysql.user ORDER BY user")
+    assert [user for user in users if user.startswith("lj")] == ["lj", "lj_mover", "lj_schema"]
+    assert "" not in users
+    assert lj(mysql_box, "site.toml", "db", "migrate").returncode == 0  # nothing to do
+
+
+def test_secrets_are_for_their_owner_alone(mysql_box: Box) -> None:
+    kept = sorted((mysql_box.root / "secrets/mysql").iterdir())
+    written = sorted((mysql_box.root / "etc/secrets").glob("database-*"))
+    assert len(kept) == len(written) == 3 * 3
+    assert {path.stat().st_mode & 0o777 for path in [*kept, *written]} == {0o600}
+    assert len({path.read_text() for path in kept}) == len(kept)
+    shown = "".join(path.read_text() for path in (mysql_box.root / "etc").rglob("*.toml"))
+    assert not [path for path in kept if path.read_text().strip() in shown]
+
+
+def test_rights_that_came_and_went_are_set_right(mysql_box: Box) -> None:
+    account = "lj@'127.0.0.1'"
+    as_admin(
+        mysql_box,
+        "cluster1",
+        f"GRANT FILE ON *.* TO {account}",
+        f"REVOKE DELETE ON lj_cluster1.* FROM {account}",
+        f"ALTER USER {account} IDENTIFIED BY 'another'",
+        "CREATE USER lj@'%'",
+    )
+    told = mysql_box.play(SITE, "--check", database_engine="mariadb")
+    assert told.changed_tasks == ["mysql : Have the database and its accounts"], told.output
+    mended = mysql_box.play(SITE, database_engine="mariadb")
+    assert mended.changed_tasks == ["mysql : Have the database and its accounts"], mended.output
+    hosts = as_admin(mysql_box, "cluster1", "SELECT host FROM mysql.user WHERE user = 'lj'")
+    assert hosts == ["127.0.0.1"]
+    grants = "\n".join(as_admin(mysql_box, "cluster1", f"SHOW GRANTS FOR {account}"))
+    assert "FILE" not in grants
+    assert "DELETE" in grants
+    assert lj(mysql_box, "site.toml", "db", "status").returncode == 0
+
+
+def test_a_user_cluster_is_added_and_users_move_to_it(mysql_box: Box) -> None:
+    refused = mysql_box.play(
+        "playbooks/add_user_cluster.yml", database_engine="mariadb", cluster=CLUSTERS
+    )
+    assert refused.exit_code != 0
+    assert "the inventory has no cluster3" in refused.output
+    assert refused.count("changed") == 0
+
+    before = mysql_box.pids()
+    added = {"database_engine": "mariadb", "database_clusters": CLUSTERS, "cluster": CLUSTERS}
+    run = mysql_box.play("playbooks/add_user_cluster.yml", **added)
+    assert run.exit_code == 0, run.output
+    after = mysql_box.pids()
+    assert after["journal"] != before["journal"]
+    assert {name for name in after if after[name] == before.get(name)} == before.keys() - {
+        "journal"
+    }
+    assert after.keys() - before.keys() == {"mysql-cluster3"}
+
+    smoke = lj(mysql_box, "site.toml", "smoke")
+    assert smoke.returncode == 0, smoke.stdout + smoke.stderr
+    users = json.loads(lj(mysql_box, "site.toml", "users", "list", "--json").stdout)
+    move = moved(mysql_box, users[0]["name"], CLUSTERS)
+    assert (move["state"], move["to"]) == ("switched", CLUSTERS)
+    assert move["rows"] > 0
+    assert lj(mysql_box, "site.toml", "smoke").returncode == 0
+
+    again = mysql_box.play("playbooks/add_user_cluster.yml", **added)
+    assert again.exit_code == 0, again.output
+    assert again.count("changed") == 0, again.changed_tasks
