@@ -23,22 +23,21 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from lj_services.daemon import HostPort
-from lj_services.gearman.client_errors import (
-    BadAnswer,
-    ConnectionLost,
-    GearmanError,
-    ServerUnreachable,
-)
+from lj_services.gearman import questions
+from lj_services.gearman.client_errors import GearmanError
 from lj_services.gearman.connection import Connection
 from lj_services.gearman.placement import Address, Placement, parse_servers
-from lj_services.gearman.protocol import Packet, PacketType
-from lj_services.gearman.tasks import JobHandle, JobStatus, Priority
+from lj_services.gearman.protocol import Packet
+from lj_services.gearman.questions import Asking, Question
+from lj_services.gearman.tasks import JobHandle, JobStatus, Priority, Task
 from lj_services.gearman.taskset import TaskSet
 
 __all__ = ["Client", "JobHandle", "JobStatus", "Priority"]
+
+T = TypeVar("T")
 
 
 class Client:
@@ -132,7 +131,7 @@ class Client:
                 may have it or not.
         """
         tasks = self.task_set()
-        task = tasks.add(
+        task = Task.call(
             function,
             payload,
             unique=unique,
@@ -141,11 +140,9 @@ class Client:
             background=True,
             timeout_s=self._answer_timeout_s,
         )
+        tasks.add_task(task)
         tasks.run()
-        if task.failure is not None:
-            raise task.failure
-        assert task.job is not None
-        return task.job
+        return task.where()
 
     # -- questions -----------------------------------------------------------------
 
@@ -157,10 +154,7 @@ class Client:
             ConnectionLost: it went away, or gave no answer in time.
             BadAnswer: its answer makes no sense.
         """
-        answer = self._ask(
-            job.server, PacketType.GET_STATUS, job.handle, expect=PacketType.STATUS_RES
-        )
-        return _status(answer)
+        return self._answer(questions.status(job))
 
     def status_of_unique(self, unique: bytes | str) -> JobStatus:
         """What is known of the job with a unique key, whatever its function.
@@ -171,24 +165,7 @@ class Client:
         Raises:
             GearmanError: as of `status`, if no server answers.
         """
-        key = unique.encode() if isinstance(unique, str) else unique
-        found: JobStatus | None = None
-        failure: GearmanError | None = None
-        for server in self.placement.order(key):
-            try:
-                answer = self._ask(
-                    server, PacketType.GET_STATUS_UNIQUE, key, expect=PacketType.STATUS_RES_UNIQUE
-                )
-            except (ServerUnreachable, ConnectionLost) as error:
-                failure = error
-                continue
-            found = _status(answer)
-            if found.known:
-                return found
-        if found is None:
-            assert failure is not None
-            raise failure
-        return found
+        return self._answer(questions.status_of_unique(self.placement, unique))
 
     def ping(self, server: HostPort) -> float:
         """Seconds that a server takes to answer.
@@ -197,31 +174,35 @@ class Client:
             GearmanError: as of `status`.
         """
         start = time.monotonic()
-        answer = self._ask(server, PacketType.ECHO_REQ, b"ping", expect=PacketType.ECHO_RES)
-        if answer.args != (b"ping",):
-            raise BadAnswer(f"job server {server} echoes something else than what was sent")
+        self._answer(questions.ping(server))
         return time.monotonic() - start
 
-    def _ask(self, server: HostPort, kind: PacketType, *args: bytes, expect: PacketType) -> Packet:
-        connection = Connection(server, self._connect_timeout_s)
+    def _answer(self, asking: Asking[T]) -> T:
         try:
-            connection.put(kind, *args)
+            question = next(asking)
+            while True:
+                try:
+                    packet = self._ask(question)
+                except GearmanError as error:
+                    question = asking.throw(error)
+                else:
+                    question = asking.send(packet)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+    def _ask(self, question: Question) -> Packet:
+        connection = Connection(question.server, self._connect_timeout_s)
+        try:
+            connection.put(question.kind, *question.args)
             connection.flush_all(self._answer_timeout_s)
             deadline = time.monotonic() + self._answer_timeout_s
             while connection.wait(max(0.0, deadline - time.monotonic())):
                 connection.receive()
                 for packet in connection.packets():
-                    if packet.type is not expect:
-                        said = b" ".join(packet.args).decode(errors="replace")
-                        raise BadAnswer(
-                            f"job server {server} answers {packet.type.name} {said}".rstrip()
-                        )
-                    return packet
+                    return question.answered(packet)
         finally:
             connection.close()
-        raise ConnectionLost(
-            f"job server {server} gave no answer within {self._answer_timeout_s:g} s"
-        )
+        raise question.unanswered(self._answer_timeout_s)
 
     # -- connections ---------------------------------------------------------------
 
@@ -241,11 +222,7 @@ class Client:
                 if not connection.wait(0):
                     return connection, False
                 connection.close()  # it was closed, or says what nobody asked for
-        try:
-            return Connection(server, self._connect_timeout_s), True
-        except ServerUnreachable:
-            self.placement.failed(server)
-            raise
+        return Connection(server, self._connect_timeout_s), True
 
     def give_back(self, server: HostPort, connection: Connection) -> None:
         """Keep a connection on which nothing is under way."""
@@ -273,12 +250,3 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _status(packet: Packet) -> JobStatus:
-    """Read STATUS_RES or STATUS_RES_UNIQUE; what is no number counts as 0."""
-    figures = [int(arg) if arg.isdigit() else 0 for arg in packet.args[1:]]
-    known, running, numerator, denominator, *clients = figures
-    return JobStatus(
-        bool(known), bool(running), numerator, denominator, clients[0] if clients else None
-    )

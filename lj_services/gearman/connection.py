@@ -1,7 +1,8 @@
 """A client's or worker's connection to one job server: bytes out, packets in.
 
-The connection is made blocking (within `connect_timeout_s`) and is then non-blocking,
-so that one thread can serve many of them with a selector.
+`Connection` is made blocking (within `connect_timeout_s`) and is then non-blocking, so
+that one thread can serve many of them with a selector.  `Wire` is what it has in common
+with the one of asyncio (`async_connection`), and knows no sockets.
 """
 
 from __future__ import annotations
@@ -35,7 +36,69 @@ _KEEPALIVE_INTERVAL_S = 10
 _KEEPALIVE_PROBES = 3
 
 
-class Connection:
+class Wire:
+    """Packets to bytes and back for one server, with what goes wrong as the client's errors."""
+
+    def __init__(self, server: HostPort) -> None:
+        self.server = server
+        self._parser = PacketParser(Magic.RESPONSE)
+
+    def packed(self, kind: PacketType, *args: bytes) -> bytes:
+        """The bytes of a packet to the server.
+
+        Raises:
+            BadTask: there is no such packet, for instance because it is too large.
+        """
+        try:
+            return request(kind, *args)
+        except ProtocolError as error:
+            raise BadTask(str(error)) from None
+
+    def feed(self, data: bytes) -> None:
+        """Take in what was read.
+
+        Raises:
+            ConnectionLost: nothing was read: the server closed the connection.
+        """
+        if not data:
+            raise ConnectionLost(f"job server {self.server} closed the connection")
+        self._parser.feed(data)
+
+    def packets(self) -> Iterator[Packet]:
+        """The packets that have arrived whole.
+
+        Raises:
+            BadAnswer: the server sends what is no packet.
+        """
+        while True:
+            try:
+                packet = self._parser.next()
+            except ProtocolError as error:
+                raise BadAnswer(f"job server {self.server}: {error}") from None
+            if packet is None:
+                return
+            if isinstance(packet, Line):
+                raise BadAnswer(f"job server {self.server} sent a line of text")
+            yield packet
+
+
+def tune(connected: socket.socket) -> None:
+    """Send packets at once, and notice when the server's machine is gone.
+
+    Such a server sends nothing more, and a sleeping worker would wait for it for ever.
+    """
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        ("TCP_KEEPIDLE", _KEEPALIVE_IDLE_S),
+        ("TCP_KEEPINTVL", _KEEPALIVE_INTERVAL_S),
+        ("TCP_KEEPCNT", _KEEPALIVE_PROBES),
+    ):
+        if hasattr(socket, option):
+            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+class Connection(Wire):
     """One connection; used by one thread at a time."""
 
     def __init__(self, server: HostPort, connect_timeout_s: float) -> None:
@@ -44,25 +107,14 @@ class Connection:
         Raises:
             ServerUnreachable: nothing listens there, or not within the time.
         """
-        self.server = server
-        self._parser = PacketParser(Magic.RESPONSE)
+        super().__init__(server)
         self._out = bytearray()
         try:
             self.socket = socket.create_connection((server.host, server.port), connect_timeout_s)
         except OSError as error:
             raise ServerUnreachable(f"job server {server}: {error}") from None
         self.socket.setblocking(False)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A server whose machine is gone sends nothing more, and a sleeping worker
-        # would wait for it for ever.
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in (
-            ("TCP_KEEPIDLE", _KEEPALIVE_IDLE_S),
-            ("TCP_KEEPINTVL", _KEEPALIVE_INTERVAL_S),
-            ("TCP_KEEPCNT", _KEEPALIVE_PROBES),
-        ):
-            if hasattr(socket, option):
-                self.socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        tune(self.socket)
 
     def fileno(self) -> int:
         """For selectors."""
@@ -79,10 +131,7 @@ class Connection:
         Raises:
             BadTask: there is no such packet, for instance because it is too large.
         """
-        try:
-            self._out += request(kind, *args)
-        except ProtocolError as error:
-            raise BadTask(str(error)) from None
+        self._out += self.packed(kind, *args)
 
     def flush(self) -> None:
         """Send as much as the network takes now.
@@ -130,27 +179,8 @@ class Connection:
             return False
         except OSError as error:
             raise ConnectionLost(f"job server {self.server}: {error}") from None
-        if not data:
-            raise ConnectionLost(f"job server {self.server} closed the connection")
-        self._parser.feed(data)
+        self.feed(data)
         return True
-
-    def packets(self) -> Iterator[Packet]:
-        """The packets that have arrived whole.
-
-        Raises:
-            BadAnswer: the server sends what is no packet.
-        """
-        while True:
-            try:
-                packet = self._parser.next()
-            except ProtocolError as error:
-                raise BadAnswer(f"job server {self.server}: {error}") from None
-            if packet is None:
-                return
-            if isinstance(packet, Line):
-                raise BadAnswer(f"job server {self.server} sent a line of text")
-            yield packet
 
     def close(self) -> None:
         """Close; the server then gives up what this peer asked for, or gives it to others."""

@@ -19,15 +19,39 @@ from lj_services.gearman.tasks import Task
 class Submission:
     """One job for the server: a task, and equal ones that wait for the same result."""
 
-    __slots__ = ("handle", "lost", "refused_by", "tasks")
+    __slots__ = (
+        "ended",
+        "handle",
+        "lane",
+        "lost",
+        "refused_by",
+        "same",
+        "tasks",
+        "unreachable",
+    )
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, same: tuple[object, ...] | None = None) -> None:
         self.tasks = [task]
+        self.same = same
+        """What equal tasks have in common; None: it is like no other."""
+        self.ended = 0
+        """How many of its tasks have an outcome."""
         self.handle: bytes | None = None
+        self.lane: object = None
+        """Where it was sent."""
         self.refused_by: set[object] = set()
         """Servers that answered with an error."""
+        self.unreachable: dict[object, str] = {}
+        """Servers that could not be reached for it, and why."""
         self.lost = 0
         """How often a server went away with it."""
+
+    def again(self, tasks: list[Task]) -> None:
+        """Make it new, for those of its tasks that are submitted once more."""
+        self.tasks = tasks
+        self.ended = 0
+        self.handle = self.lane = None
+        self.unreachable.clear()
 
     @property
     def leader(self) -> Task:
@@ -37,7 +61,7 @@ class Submission:
     @property
     def waiting(self) -> bool:
         """Whether anybody still wants its result."""
-        return any(not task.done for task in self.tasks)
+        return self.ended < len(self.tasks)
 
 
 class What(Enum):
@@ -89,6 +113,11 @@ class Flight:
     def submitted(self, submission: Submission) -> None:
         """Note that a job was submitted."""
         self._asked.append(submission)
+
+    def unwanted(self) -> int:
+        """How many of them nobody waits for any more."""
+        asked = sum(s is not None and not s.waiting for s in self._asked)
+        return asked + sum(not s.waiting for s in self._running.values())
 
     def take_all(self) -> list[Submission]:
         """Everything that was under way, when the connection is lost."""

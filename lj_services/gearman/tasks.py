@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lj_services.daemon import HostPort
 from lj_services.gearman.client_errors import BadTask, GearmanError
@@ -114,8 +114,28 @@ class Task:
     """Where it is; of the last submit if there were several."""
     submits: int = 0
     """How often it was submitted; not counting servers that refused it."""
-    open_tasks: set[Task] | None = field(default=None, repr=False)
-    """Of its task set: those without an outcome, from which it takes itself out."""
+    watchers: list[Callable[[Task], object]] = field(default_factory=list, repr=False)
+    """Called once with the task when its outcome is known, before the callbacks."""
+
+    @classmethod
+    def call(cls, function: str, payload: bytes | str = b"", **options: Any) -> Task:
+        """A task, with text as UTF-8.
+
+        Args:
+            function: the function's name.
+            payload: its argument.
+            options: the other fields.
+
+        Raises:
+            BadTask: it can't be sent.
+        """
+        unique = options.pop("unique", b"")
+        return cls(
+            function=function,
+            payload=payload.encode() if isinstance(payload, str) else payload,
+            unique=unique.encode() if isinstance(unique, str) else unique,
+            **options,
+        )
 
     def __post_init__(self) -> None:
         name = self.function.encode()
@@ -157,6 +177,17 @@ class Task:
         if self.result is None:
             raise BadTask(f"task {self.function}: there is no result yet; run its task set")
         return b"".join((*self.parts, self.result))
+
+    def where(self) -> JobHandle:
+        """Where a background task went.
+
+        Raises:
+            GearmanError: the reason why no server has it.
+        """
+        if self.failure is not None:
+            raise self.failure
+        assert self.job is not None
+        return self.job
 
     # -- what a run tells it ---------------------------------------------------------
 
@@ -211,8 +242,8 @@ class Task:
             self.on_fail(self)
 
     def _ended(self) -> None:
-        if self.open_tasks is not None:
-            self.open_tasks.discard(self)
+        for watcher in self.watchers:
+            watcher(self)
 
     def submit_packet(self) -> tuple[PacketType, tuple[bytes, ...]]:
         """The packet that asks a server for it."""

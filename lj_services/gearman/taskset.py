@@ -1,62 +1,23 @@
 """Tasks run in parallel: over all servers at the same time, by one thread.
 
-Each task goes to the first server of its order (`placement`) that takes it.  Equal
-tasks of one set are submitted once.  When a server goes away, what was with it goes to
-the next one if that does no harm: a task with a unique key (the servers make one job
-of equal ones), or one with retries left.  Others fail with `ConnectionLost`, for their
-function may have been called already.
+What happens to them is decided in `client_session`; here are the connections, and the
+waiting for many of them at once.
 """
 
 from __future__ import annotations
 
 import contextlib
-import heapq
 import selectors
 import time
-from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from lj_services.daemon import HostPort
-from lj_services.gearman.client_errors import (
-    BadAnswer,
-    ConnectionLost,
-    GearmanError,
-    ServerUnreachable,
-    TaskException,
-    TaskFailed,
-    TaskRefused,
-    TaskTimeout,
-)
+from lj_services.gearman.client_errors import BadAnswer, ConnectionLost, GearmanError, TaskTimeout
+from lj_services.gearman.client_session import ClientSession, Lane
 from lj_services.gearman.connection import Connection
-from lj_services.gearman.flight import Event, Flight, Submission, What
-from lj_services.gearman.protocol import PacketType
 from lj_services.gearman.tasks import Task
 
 if TYPE_CHECKING:
     from lj_services.gearman.client import Client
-
-WINDOW: Final = 500
-"""Jobs that one server is given at once by a set; more wait their turn."""
-
-
-class _Lane:
-    """One server's part of a run: its connection, what is there and what waits for it."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.flight = Flight()
-        self.backlog: deque[Submission] = deque()
-
-    def fill(self) -> None:
-        while self.backlog and len(self.flight) < WINDOW:
-            submission = self.backlog.popleft()
-            if not submission.waiting:
-                continue
-            kind, args = submission.leader.submit_packet()
-            self.connection.put(kind, *args)
-            self.flight.submitted(submission)
-            for task in submission.tasks:
-                task.submits += 1
 
 
 class TaskSet:
@@ -66,12 +27,11 @@ class TaskSet:
         self._client = client
         self.tasks: list[Task] = []
         """All that were added, in order."""
-        self._new: deque[Submission] = deque()
-        self._equal: dict[tuple[object, ...], Submission] = {}
-        self._lanes: dict[HostPort, _Lane] = {}
+        self._new: list[Task] = []
+        self._session = ClientSession(client.placement)
+        self._connections: dict[Lane, Connection] = {}
         self._selector: selectors.BaseSelector | None = None
-        self._open: set[Task] = set()
-        self._limits: list[tuple[float, int, Task]] = []  # a heap; the number breaks ties
+        self._start: float | None = None
 
     def add(self, function: str, payload: bytes | str = b"", **options: Any) -> Task:
         """Add a task; also from a callback, while the set runs.
@@ -84,37 +44,21 @@ class TaskSet:
         Raises:
             BadTask: it can't be sent.
         """
-        data = payload.encode() if isinstance(payload, str) else payload
-        unique = options.pop("unique", b"")
-        task = Task(
-            function=function,
-            payload=data,
-            unique=unique.encode() if isinstance(unique, str) else unique,
-            **options,
-        )
+        task = Task.call(function, payload, **options)
         self.add_task(task)
         return task
 
     def add_task(self, task: Task) -> None:
         """Add a task that was made before; it must be new."""
         self.tasks.append(task)
-        self._open.add(task)
-        task.open_tasks = self._open
-        if task.timeout_s is not None:
-            heapq.heappush(self._limits, (task.timeout_s, len(self.tasks), task))
-        if task.key:
-            same = (task.function, task.unique, task.key, task.background, task.run_at_s)
-            known = self._equal.get(same)
-            if known is not None and known.waiting:
-                known.tasks.append(task)
-                task.submits = known.leader.submits
-                if known.handle is not None:
-                    task.job = known.leader.job
-                return
-            self._equal[same] = submission = Submission(task)
+        if self._start is None:
+            self._new.append(task)
         else:
-            submission = Submission(task)
-        self._new.append(submission)
+            self._take_in(task, self._start)
+
+    def _take_in(self, task: Task, start: float) -> None:
+        limit = task.timeout_s
+        self._session.add(task, deadline=None if limit is None else start + limit)
 
     def run(self, timeout_s: float | None = None) -> list[Task]:
         """Run until the outcome of every task is known.
@@ -126,191 +70,109 @@ class TaskSet:
             The tasks in the order in which they were added; look at `Task.failure`, or
             ask for `Task.value`.
         """
-        start = time.monotonic()
+        start = self._start = time.monotonic()
+        end = None if timeout_s is None else start + timeout_s
         self._selector = selectors.DefaultSelector()
+        session = self._session
         try:
-            while self._open:
-                self._place_new()
-                for server, lane in list(self._lanes.items()):
-                    self._send(server, lane)
-                if self._new:
-                    continue
-                left = self._time_out(start, timeout_s)
-                if not self._open or self._new:
-                    continue
+            while self._new:
+                self._take_in(self._new.pop(0), start)
+            while session.open:
+                while lanes := session.place():
+                    for lane in lanes:
+                        self._connect(lane)
+                for lane in list(self._connections):
+                    self._send(lane)
+                left = self._time_out(timeout_s, end)
+                for lane in session.take_closing():
+                    self._drop(lane)
+                if not session.open:
+                    break
                 for key, _ in self._selector.select(left):
                     self._read(key.data)
         finally:
+            self._start = None
             self._give_back()
         return self.tasks
 
-    # -- sending -------------------------------------------------------------------
+    # -- connections ---------------------------------------------------------------
 
-    def _place_new(self) -> None:
-        while self._new:
-            submission = self._new.popleft()
-            if not submission.waiting:
-                continue
-            reasons: list[str] = []
-            for server in self._client.placement.order(submission.leader.key):
-                if server in submission.refused_by:
-                    continue
-                try:
-                    self._lane(server).backlog.append(submission)
-                    break
-                except GearmanError as error:
-                    reasons.append(str(error))
-            else:
-                self._end(submission, ServerUnreachable("; ".join(reasons) or "no server is left"))
-
-    def _lane(self, server: HostPort) -> _Lane:
-        lane = self._lanes.get(server)
-        if lane is None:
-            connection, fresh = self._client.borrow(server)
-            lane = self._lanes[server] = _Lane(connection)
-            if fresh:
-                connection.put(PacketType.OPTION_REQ, b"exceptions")
-                lane.flight.asked_option()
-            assert self._selector is not None
-            self._selector.register(connection, selectors.EVENT_READ, server)
-        return lane
-
-    def _send(self, server: HostPort, lane: _Lane) -> None:
-        lane.fill()
+    def _connect(self, lane: Lane) -> None:
         try:
-            lane.connection.flush()
+            connection, fresh = self._client.borrow(lane.server)
+        except GearmanError as error:
+            self._session.unreachable(lane, error)
+            return
+        self._session.connected(lane, fresh=fresh)
+        self._connections[lane] = connection
+        assert self._selector is not None
+        self._selector.register(connection, selectors.EVENT_READ, lane)
+
+    def _send(self, lane: Lane) -> None:
+        connection = self._connections[lane]
+        try:
+            if lane.open:
+                for kind, args in self._session.outgoing(lane):
+                    connection.put(kind, *args)
+            connection.flush()
         except ConnectionLost as error:
-            self._lost(server, error)
+            self._lost(lane, error)
             return
         wanted = selectors.EVENT_READ
-        if lane.connection.wants_write:
+        if connection.wants_write:
             wanted |= selectors.EVENT_WRITE
         assert self._selector is not None
-        if self._selector.get_key(lane.connection).events != wanted:
-            self._selector.modify(lane.connection, wanted, server)
+        if self._selector.get_key(connection).events != wanted:
+            self._selector.modify(connection, wanted, lane)
 
-    # -- receiving -----------------------------------------------------------------
-
-    def _read(self, server: HostPort) -> None:
-        lane = self._lanes.get(server)
-        if lane is None:
+    def _read(self, lane: Lane) -> None:
+        connection = self._connections.get(lane)
+        if connection is None:
             return  # given up since
         try:
-            lane.connection.receive()
-            for packet in lane.connection.packets():
-                event = lane.flight.received(packet)
-                self._client.placement.answered(server)
-                if event is not None:
-                    self._happened(server, event)
+            connection.receive()
+            for packet in connection.packets():
+                self._session.received(lane, packet)
         except (ConnectionLost, BadAnswer) as error:
-            self._lost(server, error)
+            self._lost(lane, error)
 
-    def _happened(self, server: HostPort, event: Event) -> None:
-        submission = event.submission
-        match event.what:
-            case What.CREATED:
-                for task in submission.tasks:
-                    task.created(server, event.args[0])
-            case What.DATA:
-                for task in submission.tasks:
-                    task.received(event.args[0])
-            case What.WARNING:
-                for task in submission.tasks:
-                    task.warned(event.args[0])
-            case What.STATUS:
-                for task in submission.tasks:
-                    task.progressed(*event.args)
-            case What.COMPLETE:
-                for task in submission.tasks:
-                    task.completed(event.args[0])
-            case What.FAIL:
-                name = submission.leader.function
-                self._again(submission, TaskFailed(f"{name}: the worker said that it failed"))
-            case What.EXCEPTION:
-                text = event.args[0].decode(errors="replace").strip()
-                last = text.rpartition("\n")[2]
-                failure = TaskException(f"{submission.leader.function}: {last}", event.args[0])
-                self._again(submission, failure)
-            case What.REFUSED:
-                submission.refused_by.add(server)
-                self._refused(submission, event.args)
+    def _lost(self, lane: Lane, error: GearmanError) -> None:
+        self._drop(lane)
+        self._client.forget(lane.server)
+        self._session.lost(lane, error)
 
-    def _refused(self, submission: Submission, args: tuple[bytes, ...]) -> None:
-        for task in submission.tasks:
-            task.submits -= 1  # no server took it
-        if len(submission.refused_by) < len(self._client.placement.servers):
-            self._new.append(submission)
-        else:
-            said = b" ".join(args).decode(errors="replace")
-            self._end(submission, TaskRefused(f"{submission.leader.function}: {said}"))
-
-    # -- ends ----------------------------------------------------------------------
-
-    def _again(self, submission: Submission, failure: GearmanError) -> None:
-        """Submit once more for the tasks that have retries left; the others have failed."""
-        left = [task for task in submission.tasks if not task.done]
-        stay = [task for task in left if task.submits <= task.retries]
-        for task in left:
-            if task not in stay:
-                task.failed(failure)
-        if stay:
-            self._resubmit(submission, stay)
-
-    def _resubmit(self, submission: Submission, tasks: list[Task]) -> None:
-        for task in tasks:
-            task.parts.clear()
-            task.job = None
-        submission.tasks = tasks
-        submission.handle = None
-        self._new.append(submission)
-
-    def _end(self, submission: Submission, failure: GearmanError) -> None:
-        for task in submission.tasks:
-            task.failed(failure)
-
-    def _lost(self, server: HostPort, error: GearmanError) -> None:
-        lane = self._lanes.pop(server)
+    def _drop(self, lane: Lane) -> None:
+        connection = self._connections.pop(lane)
         assert self._selector is not None
-        self._selector.unregister(lane.connection)
-        lane.connection.close()
-        self._client.placement.failed(server)
-        self._client.forget(server)
-        self._new.extend(lane.backlog)  # never sent
-        for submission in lane.flight.take_all():
-            submission.lost += 1
-            left = [task for task in submission.tasks if not task.done]
-            # A key bounds the harm of a second submit, the number of servers that of a
-            # job which takes every server down.
-            keyed = bool(submission.leader.key)
-            if left and keyed and submission.lost <= len(self._client.placement.servers):
-                self._resubmit(submission, left)
-            else:
-                self._again(submission, ConnectionLost(str(error)))
+        self._selector.unregister(connection)
+        connection.close()
 
-    def _time_out(self, start: float, timeout_s: float | None) -> float | None:
-        """Give up what took too long; seconds until the next one would, None: never."""
-        now = time.monotonic() - start
-        late: list[Task] = []
-        if timeout_s is not None and now >= timeout_s:
-            late += self._open
-        while self._limits and (self._limits[0][2].done or self._limits[0][0] <= now):
-            late.append(heapq.heappop(self._limits)[2])
-        for task in late:
-            task.failed(TaskTimeout(f"{task.function}: no result within {now:.3g} s"))
-        ends = [limit for limit, _, _ in self._limits[:1]]
-        if timeout_s is not None:
-            ends.append(timeout_s)
+    def _time_out(self, timeout_s: float | None, end: float | None) -> float | None:
+        """Give up what took too long; seconds until the next one would, None: never.
+
+        0 if there is something to place first.
+        """
+        now = time.monotonic()
+        if end is not None and now >= end:
+            open_tasks = [task for task in self.tasks if not task.done]
+            for task in open_tasks:
+                late = TaskTimeout(f"{task.function}: no result within {timeout_s:g} s")
+                self._session.give_up([task], late)
+        deadline = self._session.expire(now)
+        if self._session.has_new:
+            return 0.0
+        ends = [moment for moment in (deadline, end) if moment is not None]
         return max(0.0, min(ends) - now) if ends else None
 
     def _give_back(self) -> None:
         """Keep connections on which nothing is under way; end the others."""
-        for server, lane in self._lanes.items():
-            clean = not len(lane.flight) and not lane.connection.wants_write
-            if clean:
-                self._client.give_back(server, lane.connection)
+        for lane, connection in self._connections.items():
+            if lane.clean and not connection.wants_write:
+                self._client.give_back(lane.server, connection)
             else:
-                lane.connection.close()
-        self._lanes.clear()
+                connection.close()
+        self._connections.clear()
+        self._session.reset()
         if self._selector is not None:
             with contextlib.suppress(OSError):
                 self._selector.close()
