@@ -20,11 +20,18 @@ command.  ``admin_client.py`` asks any Gearman server what an administrator want
 What programs import::
 
     client.py      calls functions: one at a time, in the background, or in parallel
-                   (tasks.py, taskset.py, flight.py) over all servers (placement.py)
-    worker.py      offers functions and carries out calls (worker_jobs.py); outlives its
-                   servers' restarts (worker_link.py)
+                   (taskset.py); async_client.py does the same for asyncio
+    worker.py      offers functions and carries out calls (worker_jobs.py);
+                   async_worker.py does many at a time in one event loop
     prefork.py     many worker processes under one parent
     dmap.py        map a function over workers
-    connection.py  a client's or worker's connection to one server
     client_errors.py   what can go wrong
+
+What both kinds of clients and workers share knows no sockets::
+
+    client_session.py  what becomes of tasks (tasks.py) on their way through all servers
+                       (placement.py), of which each is a flight (flight.py)
+    questions.py       what a client asks of servers themselves
+    worker_session.py  which servers are connected to and asked (worker_link.py)
+    connection.py      one connection, blocking; async_connection.py for asyncio
 """

@@ -40,15 +40,13 @@ from lj_services.gearman.client_errors import (
 )
 from lj_services.gearman.flight import Event, Flight, Submission, What
 from lj_services.gearman.placement import Placement
-from lj_services.gearman.protocol import Packet, PacketType
+from lj_services.gearman.protocol import Outgoing, Packet, PacketType
 from lj_services.gearman.tasks import Task
 
 WINDOW: Final = 500
 """Jobs that one server is given at once; more wait their turn."""
 RETIRE_AT: Final = 50
 """Jobs that nobody waits for any more on one lane, with which it is retired."""
-
-Outgoing = tuple[PacketType, tuple[bytes, ...]]
 
 
 class Lane:
@@ -226,7 +224,9 @@ class ClientSession:
         if len(lane.flight) or lane.backlog:
             self._placement.failed(lane.server)
         self._drop(lane)
-        self._new.extend(lane.backlog)  # never sent
+        for submission in lane.backlog:  # never sent
+            submission.unreachable.clear()
+            self._new.append(submission)
         for submission in lane.flight.take_all():
             submission.lost += 1
             left = [task for task in submission.tasks if not task.done]
@@ -242,6 +242,15 @@ class ClientSession:
         """Lanes whose connections are to be closed; each is named once."""
         closing, self._closing = self._closing, []
         return closing
+
+    def fail_all(self, failure: GearmanError) -> None:
+        """End all tasks and forget all lanes, whose connections are closed."""
+        tasks = list(self._where)
+        self._new.clear()
+        self._lanes.clear()
+        self._closing.clear()
+        for task in tasks:
+            task.failed(failure)
 
     def reset(self) -> None:
         """Forget everything; what was under way has no outcome."""

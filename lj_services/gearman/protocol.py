@@ -191,6 +191,10 @@ class Packet(NamedTuple):
     args: tuple[bytes, ...]
 
 
+Outgoing = tuple[PacketType, tuple[bytes, ...]]
+"""A packet to be sent: its type and arguments."""
+
+
 class Line(NamedTuple):
     """A line of text, without its end."""
 

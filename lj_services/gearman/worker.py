@@ -21,48 +21,33 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import selectors
 import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 
-from lj_services.daemon import HostPort
 from lj_services.gearman.client_errors import GearmanError
 from lj_services.gearman.connection import Connection
-from lj_services.gearman.placement import Address, parse_servers
-from lj_services.gearman.protocol import MAX_CLIENT_ID, PacketType
+from lj_services.gearman.placement import Address
+from lj_services.gearman.protocol import PacketType
 from lj_services.gearman.worker_jobs import (
-    Ability,
     Job,
     JobFailed,
     JobTimedOut,
     WorkerFunction,
     carry_out,
 )
-from lj_services.gearman.worker_link import Assignment, Link, State
+from lj_services.gearman.worker_link import Assignment, State
+from lj_services.gearman.worker_session import FIRST_PAUSE_S, ServerState, WorkerSession
 
 __all__ = ["Job", "JobFailed", "JobTimedOut", "Worker"]
 
 log = logging.getLogger(__name__)
 
-_FIRST_PAUSE_S = 0.1
 _PARENT_CHECK_S = 1.0
-SERVER_GRACE_S = 1.0
-"""How much longer than the worker the server waits for a function with a time limit: the
-worker tells the client why, a server may only give the job to the next worker."""
 
-
-class _Server:
-    """One job server: connected, or due to be tried again."""
-
-    def __init__(self, address: HostPort) -> None:
-        self.address = address
-        self.connection: Connection | None = None
-        self.link = Link()
-        self.retry_at = 0.0
-        self.pause_s = _FIRST_PAUSE_S
+Server = ServerState[Connection]
 
 
 class Worker:
@@ -90,19 +75,15 @@ class Worker:
         Raises:
             ValueError: no servers, one is there twice or is no address, or a bad id.
         """
-        self._servers = [_Server(address) for address in parse_servers(servers)]
-        if any(char.isspace() or char == "\0" for char in client_id):
-            raise ValueError(f"the client id {client_id!r} has a blank in it; leave it out")
-        self._client_id = client_id
+        self._session = WorkerSession[WorkerFunction, Connection](
+            servers, client_id=client_id, max_pause_s=max_pause_s
+        )
         self._connect_timeout_s = connect_timeout_s
         self._answer_timeout_s = answer_timeout_s
-        self._max_pause_s = max_pause_s
-        self._abilities: dict[str, Ability] = {}
         self._stopping = threading.Event()
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
-        self._turn = 0
         self.jobs_done = 0
         """Jobs that ended, well or badly."""
 
@@ -117,10 +98,11 @@ class Worker:
             timeout_s: how long it may take, in seconds; None: as long as it takes.  In the
                 main thread it is then interrupted by `JobTimedOut`; elsewhere only the
                 server gives up on it.
+
+        Raises:
+            ValueError: `timeout_s` is not more than 0.
         """
-        if timeout_s is not None and timeout_s <= 0:
-            raise ValueError(f"timeout_s of {name} is {timeout_s}; it must be more than 0")
-        self._abilities[name] = Ability(function, timeout_s)
+        self._session.register(name, function, timeout_s)
 
     def function(
         self, name: str, *, timeout_s: float | None = None
@@ -178,8 +160,10 @@ class Worker:
                     left = _PARENT_CHECK_S if left is None else min(left, _PARENT_CHECK_S)
                 self._sleep(left)
         finally:
-            for server in self._servers:
-                self._disconnect(server)
+            for server in self._session.servers:
+                if server.connection is not None:
+                    server.connection.close()
+                    server.connection = None
         return self.jobs_done - done_before
 
     def close(self) -> None:
@@ -191,65 +175,39 @@ class Worker:
 
     def _connect(self) -> None:
         """Try the servers that are due, and offer them the functions."""
-        for server in self._servers:
-            if server.connection is not None or time.monotonic() < server.retry_at:
-                continue
+        for server in self._session.due(time.monotonic()):
             try:
-                server.connection = connection = Connection(server.address, self._connect_timeout_s)
-                server.link = Link()
-                name = self._client_id or f"{socket.gethostname()}-{os.getpid()}"
-                connection.put(PacketType.SET_CLIENT_ID, name.encode()[:MAX_CLIENT_ID])
-                for function, ability in self._abilities.items():
-                    if ability.timeout_s is None:
-                        connection.put(PacketType.CAN_DO, function.encode())
-                    else:
-                        limit_ms = round((ability.timeout_s + SERVER_GRACE_S) * 1000)
-                        connection.put(
-                            PacketType.CAN_DO_TIMEOUT, function.encode(), b"%d" % limit_ms
-                        )
+                connection = Connection(server.address, self._connect_timeout_s)
+                for kind, args in self._session.greet(server, connection):
+                    connection.put(kind, *args)
                 connection.flush_all(self._answer_timeout_s)
             except GearmanError as error:
                 self._failed(server, error)
             else:
                 log.info("offering functions", extra={"server": server.address})
 
-    def _failed(self, server: _Server, error: Exception) -> None:
-        again = server.connection is None and server.pause_s > _FIRST_PAUSE_S
-        self._disconnect(server)
-        # At random, so that all workers of a site don't come back in the same moment.
-        pause = server.pause_s * random.uniform(0.5, 1.0)  # noqa: S311
-        server.retry_at = time.monotonic() + pause
-        server.pause_s = min(server.pause_s * 2, self._max_pause_s)
-        level = logging.DEBUG if again else logging.WARNING
-        log.log(level, "job server lost, trying again: %s", error)
-
-    def _disconnect(self, server: _Server) -> None:
-        if server.connection is not None:
-            server.connection.close()
-            server.connection = None
+    def _failed(self, server: Server, error: Exception) -> None:
+        connection = self._session.failed(server, time.monotonic(), error)
+        if connection is not None:
+            connection.close()
 
     # -- jobs ----------------------------------------------------------------------
 
     def _work_once(self) -> bool:
         """Do one job of the next server that has one; whether there was one."""
-        count = len(self._servers)
-        for step in range(count):
-            server = self._servers[(self._turn + step) % count]
-            if server.connection is None or server.link.state is not State.AWAKE:
-                continue
+        while (server := self._session.next_to_ask()) is not None:
+            assert server.connection is not None
             try:
                 assignment = self._grab(server, server.connection)
             except GearmanError as error:
                 self._failed(server, error)
                 continue
             if assignment is not None:
-                # The next server's turn: a busy one shall not starve the others.
-                self._turn = (self._turn + step + 1) % count
                 self._do(server, server.connection, assignment)
                 return True
         return False
 
-    def _grab(self, server: _Server, connection: Connection) -> Assignment | None:
+    def _grab(self, server: Server, connection: Connection) -> Assignment | None:
         connection.put(server.link.grab())
         connection.flush_all(self._answer_timeout_s)
         deadline = time.monotonic() + self._answer_timeout_s
@@ -259,33 +217,28 @@ class Worker:
             connection.receive()
             for packet in connection.packets():
                 assignment = server.link.received(packet)
-                server.pause_s = _FIRST_PAUSE_S
+                server.pause_s = FIRST_PAUSE_S
                 if assignment is not None:
                     return assignment
         return None
 
-    def _do(self, server: _Server, connection: Connection, assignment: Assignment) -> None:
+    def _do(self, server: Server, connection: Connection, assignment: Assignment) -> None:
         def send(kind: PacketType, *args: bytes) -> None:
             connection.put(kind, *args)
             connection.flush_all(self._answer_timeout_s)
 
-        name = assignment.function.decode(errors="replace")
-        job = Job(
-            server=server.address,
-            handle=assignment.handle,
-            function=name,
-            unique=assignment.unique,
-            payload=assignment.payload,
-            send=send,
-        )
-        ability = self._abilities.get(name)
+        job = Job(server.address, assignment, send)
+        ability = self._session.abilities.get(job.function)
+        self._session.running += 1
         try:
             if ability is None:
-                raise GearmanError(f"got a job for {name!r}, which was not offered")
+                raise GearmanError(f"got a job for {job.function!r}, which was not offered")
             carry_out(job, ability)
             server.link.finished()
         except GearmanError as error:
             self._failed(server, error)
+        finally:
+            self._session.running -= 1
         self.jobs_done += 1
 
     def _sleep(self, timeout_s: float | None) -> None:
@@ -293,7 +246,7 @@ class Worker:
         with selectors.DefaultSelector() as selector:
             selector.register(self._wake_read, selectors.EVENT_READ)
             limits = [] if timeout_s is None else [timeout_s]
-            for server in self._servers:
+            for server in self._session.servers:
                 if server.connection is not None:
                     try:
                         if server.link.state is State.EMPTY:
@@ -304,15 +257,15 @@ class Worker:
                         self._failed(server, error)
                 if server.connection is not None and server.link.state is State.AWAKE:
                     limits.append(0.0)  # a NOOP came right behind NO_JOB
-                if server.connection is None:
-                    limits.append(max(0.0, server.retry_at - time.monotonic()))
+            if (retry := self._session.next_retry()) is not None:
+                limits.append(max(0.0, retry - time.monotonic()))
             for key, _ in selector.select(min(limits) if limits else None):
                 if key.data is None:
                     self._wake_read.recv(1024)
                 else:
                     self._listen(key.data)
 
-    def _listen(self, server: _Server) -> None:
+    def _listen(self, server: Server) -> None:
         assert server.connection is not None
         try:
             server.connection.receive()

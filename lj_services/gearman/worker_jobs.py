@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Generic, TypeVar
 
 from lj_services.daemon import HostPort
 from lj_services.gearman.client_errors import BadTask, GearmanError
-from lj_services.gearman.protocol import MAX_BODY, MAX_HANDLE, PacketType
+from lj_services.gearman.protocol import MAX_BODY, MAX_HANDLE, Outgoing, PacketType
+from lj_services.gearman.worker_link import Assignment
 
 log = logging.getLogger(__name__)
 
@@ -34,29 +36,27 @@ class JobTimedOut(Exception):
 Send = Callable[..., None]
 
 
-class Job:
-    """What a worker's function is called with."""
+class Call:
+    """What every worker's function is told: the job, without the way to answer."""
 
-    def __init__(
-        self,
-        *,
-        server: HostPort,
-        handle: bytes,
-        function: str,
-        unique: bytes,
-        payload: bytes,
-        send: Send,
-    ) -> None:
+    def __init__(self, server: HostPort, assignment: Assignment) -> None:
         self.server = server
-        self.handle = handle
-        self.function = function
-        self.unique = unique
+        self.handle = assignment.handle
+        self.function = assignment.function.decode(errors="replace")
+        self.unique = assignment.unique
         """The key that the client gave; empty: none."""
-        self.payload = payload
+        self.payload = assignment.payload
         """The argument."""
         self.lost = False
         """The server went away: nobody will get the result, and the job may be done again
         by another worker.  Known after sending something."""
+
+
+class Job(Call):
+    """What a worker's function is called with."""
+
+    def __init__(self, server: HostPort, assignment: Assignment, send: Send) -> None:
+        super().__init__(server, assignment)
         self.late: JobTimedOut | None = None
         """The job's time is over, and a packet was just being sent."""
         self.sending = False
@@ -95,11 +95,14 @@ Result = bytes | str | None
 WorkerFunction = Callable[[Job], Result]
 
 
+F = TypeVar("F", bound=Callable[..., object])
+
+
 @dataclass(frozen=True)
-class Ability:
+class Ability(Generic[F]):
     """A function that a worker offers."""
 
-    call: WorkerFunction
+    call: F
     timeout_s: float | None
 
 
@@ -118,33 +121,46 @@ def as_bytes(value: Result) -> bytes:
     raise TypeError(f"a worker's function returns bytes, str or None, not {type(value).__name__}")
 
 
-def carry_out(job: Job, ability: Ability) -> bool:
-    """Call the function and send what came of it; whether it went well.
+def returned(result: Result) -> list[Outgoing]:
+    """How a job ends whose function returned; the handle belongs before the arguments.
+
+    Raises:
+        TypeError: that is nothing that can be sent.
+        ValueError: it is too large.
+    """
+    data = as_bytes(result)
+    if len(data) > _MAX_RESULT:
+        raise ValueError(f"a result of {len(data)} bytes: the limit is {_MAX_RESULT}")
+    return [(PacketType.WORK_COMPLETE, (data,))]
+
+
+def raised(call: Call, error: Exception) -> list[Outgoing]:
+    """How a job ends whose function raised."""
+    if isinstance(error, JobFailed):
+        return [(PacketType.WORK_FAIL, ())]
+    log.warning("a job raised", extra={"function": call.function}, exc_info=error)
+    details = "".join(traceback.format_exception(error))
+    # The failure behind it is for servers (Perl's) that wait for it.
+    return [
+        (PacketType.WORK_EXCEPTION, (details.encode(errors="replace"),)),
+        (PacketType.WORK_FAIL, ()),
+    ]
+
+
+def carry_out(job: Job, ability: Ability[WorkerFunction]) -> None:
+    """Call the function and send what came of it.
 
     Raises:
         GearmanError: it could not be sent.
     """
     try:
         with _alarm(job, ability.timeout_s):
-            result = as_bytes(ability.call(job))
-        if len(result) > _MAX_RESULT:
-            raise ValueError(f"a result of {len(result)} bytes: the limit is {_MAX_RESULT}")
-    except JobFailed:
-        _end(job, PacketType.WORK_FAIL)
-        return False
-    except Exception:
-        details = traceback.format_exc()
-        log.warning("a job raised", extra={"function": job.function}, exc_info=True)
-        # The failure behind it is for servers (Perl's) that wait for it.
-        _end(job, PacketType.WORK_EXCEPTION, details.encode(errors="replace"))
-        _end(job, PacketType.WORK_FAIL)
-        return False
-    _end(job, PacketType.WORK_COMPLETE, result)
-    return True
-
-
-def _end(job: Job, kind: PacketType, *args: bytes) -> None:
-    job._send(kind, job.handle, *args)
+            result = ability.call(job)
+        ending = returned(result)
+    except Exception as error:
+        ending = raised(job, error)
+    for kind, args in ending:
+        job._send(kind, job.handle, *args)
 
 
 @contextmanager

@@ -5,8 +5,8 @@ No sockets.  A link is always in one of these states::
     AWAKE --GRAB_JOB_UNIQ--> ASKED --NO_JOB--> EMPTY --PRE_SLEEP--> ASLEEP --NOOP--> AWAKE
                                \\--JOB_ASSIGN--> BUSY --WORK_COMPLETE/FAIL--> AWAKE
 
-One worker may have many links, but asks on one at a time: two servers might both
-answer with a job.
+A link that may have several jobs at once (`at_once`) is BUSY only when it has that many.
+One worker may have many links; how many it asks on at a time, `worker_session` decides.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class State(Enum):
     ASLEEP = "asleep"
     """The server sends NOOP when it has one."""
     BUSY = "busy"
-    """A job of this server is being done."""
+    """As many jobs of this server as may be are being done."""
 
 
 class Assignment(NamedTuple):
@@ -45,8 +45,10 @@ class Assignment(NamedTuple):
 class Link:
     """The state of the conversation with one server."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: int = 1) -> None:
         self.state = State.AWAKE
+        self._at_once = at_once
+        self._jobs = 0
         self._grab = PacketType.GRAB_JOB_UNIQ
 
     def grab(self) -> PacketType:
@@ -62,9 +64,15 @@ class Link:
         return PacketType.PRE_SLEEP
 
     def finished(self) -> None:
-        """The job was done, well or badly."""
-        assert self.state is State.BUSY, self.state
-        self.state = State.AWAKE
+        """A job was done, well or badly."""
+        assert self._jobs, self.state
+        self._jobs -= 1
+        if self.state is State.BUSY:
+            self.state = State.AWAKE
+
+    def _assigned(self) -> None:
+        self._jobs += 1
+        self.state = State.BUSY if self._jobs >= self._at_once else State.AWAKE
 
     def received(self, packet: Packet) -> Assignment | None:
         """Take in a packet; the job, if it is one.
@@ -82,10 +90,10 @@ class Link:
                 self.state = State.EMPTY
                 return None
             case PacketType.JOB_ASSIGN_UNIQ if self.state is State.ASKED:
-                self.state = State.BUSY
+                self._assigned()
                 return Assignment(*packet.args)
             case PacketType.JOB_ASSIGN if self.state is State.ASKED:
-                self.state = State.BUSY
+                self._assigned()
                 handle, function, payload = packet.args
                 return Assignment(handle, function, b"", payload)
             case PacketType.ERROR if packet.args[0] == b"JOB_NOT_FOUND":

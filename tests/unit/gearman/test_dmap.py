@@ -15,6 +15,7 @@ from lj_services.gearman.dmap import DmapFunction, dmap, find_function, function
 from lj_services.gearman.placement import parse_servers
 from lj_services.gearman.protocol import PacketType
 from lj_services.gearman.worker_jobs import Job
+from lj_services.gearman.worker_link import Assignment
 
 pytestmark = pytest.mark.unit
 
@@ -24,14 +25,8 @@ def job(function: str, *items: Any, sent: list[Any] | None = None) -> Job:
         if sent is not None:
             sent.append((kind, *args))
 
-    return Job(
-        server=HostPort("a", 1),
-        handle=b"H:1",
-        function="dmap",
-        unique=b"",
-        payload=json.dumps({"function": function, "items": items}).encode(),
-        send=send,
-    )
+    payload = json.dumps({"function": function, "items": items}).encode()
+    return Job(HostPort("a", 1), Assignment(b"H:1", b"dmap", b"", payload), send)
 
 
 def test_functions_are_named_by_their_module() -> None:
