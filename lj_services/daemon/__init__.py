@@ -9,6 +9,8 @@ files here::
                     names the file, the key and the remedy
       lifecycle.py  run_service: start, tell systemd, wait for SIGTERM, drain, exit
       log.py        one line an event on stderr, text or JSON
+      listening.py  TCP clients: TcpService (listeners, time, drain, reload) and
+                    TcpConnection (flow control, the end of a conversation)
       limits.py     how many connections, how long they may idle
       metrics.py    Prometheus figures and the health answer, on a listener of their own
 
@@ -22,10 +24,12 @@ from lj_services.daemon.config import (
     DaemonSettings,
     HostPort,
     Settings,
+    TextCommandSettings,
     load_settings,
 )
 from lj_services.daemon.lifecycle import ExitCode, Service, run_service
 from lj_services.daemon.limits import ConnectionLimits
+from lj_services.daemon.listening import TcpConnection, TcpService
 
 __all__ = [
     "ByteSize",
@@ -36,6 +40,9 @@ __all__ = [
     "HostPort",
     "Service",
     "Settings",
+    "TcpConnection",
+    "TcpService",
+    "TextCommandSettings",
     "load_settings",
     "run_service",
 ]

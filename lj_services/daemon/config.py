@@ -123,6 +123,14 @@ class DaemonSettings(Settings):
     )
 
 
+class TextCommandSettings(DaemonSettings):
+    """Settings of a daemon that takes an administrator's commands on its clients' port."""
+
+    shutdown_command: bool = Field(
+        default=False, description="whether a client may end the server with `shutdown`"
+    )
+
+
 S = TypeVar("S", bound=Settings)
 
 

@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from lj_services.daemon import ByteSize, DaemonSettings, HostPort
+from lj_services.daemon import ByteSize, HostPort, TextCommandSettings
 
 
-class ServerSettings(DaemonSettings):
+class ServerSettings(TextCommandSettings):
     """What ``lj gearman serve`` reads."""
 
     listen: HostPort = Field(
@@ -54,7 +54,4 @@ class ServerSettings(DaemonSettings):
         default=128 << 20,
         ge=1 << 16,
         description="bytes that wait for a slow reader beyond which it is cut off",
-    )
-    shutdown_command: bool = Field(
-        default=False, description="whether a client may end the server with `shutdown`"
     )

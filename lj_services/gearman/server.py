@@ -22,12 +22,10 @@ import signal
 import socket
 import time
 from itertools import count
-from typing import Any, Final
-
-from prometheus_client import REGISTRY
+from typing import Final
 
 import lj_services
-from lj_services.daemon import ConfigError, ConnectionLimits
+from lj_services.daemon.listening import TICK_S, TcpConnection, TcpService
 from lj_services.gearman.admin import Admin
 from lj_services.gearman.config import ServerSettings
 from lj_services.gearman.dispatch import Dispatcher
@@ -42,9 +40,6 @@ from lj_services.gearman.protocol import (
 )
 from lj_services.gearman.queues import Queues, Rules
 
-TICK_S: Final = 0.1
-"""How often time passes for the jobs, in seconds."""
-BACKLOG: Final = 1024
 PORTION_BYTES: Final = 1 << 18
 """How much is gathered for the connection that asks before it is written, in bytes."""
 KEEP_ALIVE: Final = (
@@ -60,24 +55,24 @@ VERSION: Final = f"lj-{lj_services.__version__}"
 log = logging.getLogger(__name__)
 
 
-class GearmanService:
+class GearmanService(TcpService[ServerSettings]):
     """The server's life: what `lj_services.daemon.run_service` starts and ends."""
 
+    fixed = (*TcpService.fixed, "handle_prefix", "shutdown_command")
+
     def __init__(self, settings: ServerSettings) -> None:
-        self.settings = settings
-        self._loop = asyncio.get_running_loop()
+        super().__init__("gearman", settings)
         self.queues = Queues(
-            settings.handle_prefix, _rules(settings), now=self._loop.time(), wall=time.time()
+            settings.handle_prefix, _rules(settings), now=self.now(), wall=time.time()
         )
         self.dispatcher = Dispatcher(self.queues, exceptions=settings.exceptions)
         self.admin = Admin(
             self.queues,
-            lambda: [connection.peer for connection in self.connections.values()],
+            lambda: list(self.connections),
             version=VERSION,
             log_level=lambda: self.settings.log_level,
             shutdown=self._shut_down if settings.shutdown_command else None,
         )
-        self.limits = ConnectionLimits("gearman", settings.max_connections, settings.idle_timeout_s)
         self.connections: dict[Peer, Connection] = {}
         self.unsent: list[Peer] = []
         """Peers with something in their outbox."""
@@ -85,54 +80,34 @@ class GearmanService:
         self.cut_off = 0
         self._hurry = False
         self._quiet = asyncio.Event()
-        self._metrics = ServerMetrics(self.queues, lambda: self.cut_off)
-        self._server: asyncio.Server | None = None
-        self._ticker: asyncio.TimerHandle | None = None
+
+    def make_connection(self) -> Connection:
+        """A client or worker that is about to connect."""
+        return Connection(self)
 
     async def start(self) -> None:
-        """Listen."""
-        address = self.settings.listen
-        self._server = await self._loop.create_server(
-            lambda: Connection(self), address.host, address.port, backlog=BACKLOG
-        )
-        REGISTRY.register(self._metrics)
-        self._tick()
+        """Listen.
+
+        Raises:
+            OSError: the address can't be bound.
+        """
+        await super().start()
+        self.show_metrics(ServerMetrics(self.queues, lambda: self.cut_off))
 
     async def drain(self) -> None:
         """Stop listening, take in and give out no job, and wait for those that run."""
         self.dispatcher.closing = True
-        if self._server is not None:
-            self._server.close()
+        await super().drain()
+
+    async def settle(self) -> None:
+        """Wait until no worker has a job."""
         if not self._hurry:
             await self._quiet.wait()
-        for connection in list(self.connections.values()):
-            connection.finish()
-        await self.limits.wait_empty()
 
-    async def close(self) -> None:
-        """Cut off who is left, and forget everything."""
-        if self._ticker is not None:
-            self._ticker.cancel()
-        if self._server is not None:
-            self._server.close()
-            REGISTRY.unregister(self._metrics)
-            self._server = None
-        self.limits.close_all()
-
-    def reload(self, settings: ServerSettings) -> None:
-        """Take over limits and policies, and the log level.
-
-        Raises:
-            ConfigError: a setting was changed that needs a restart.
-        """
-        for fixed in ("listen", "metrics_listen", "handle_prefix", "shutdown_command"):
-            if getattr(settings, fixed) != getattr(self.settings, fixed):
-                raise ConfigError(f"{fixed}: can't change while the server runs; restart it")
-        self.settings = settings
+    def apply(self, settings: ServerSettings) -> None:
+        """Take over limits and policies."""
         self.queues.rules = _rules(settings)
         self.dispatcher.exceptions = settings.exceptions
-        self.limits.max_connections = settings.max_connections
-        self.limits.idle_timeout_s = settings.idle_timeout_s
 
     def flush(self) -> None:
         """Hand what waits in outboxes to the transports."""
@@ -145,16 +120,13 @@ class GearmanService:
         """Let time pass for the jobs."""
         self.queues.advance(self.now(), time.time())
 
-    def now(self) -> float:
-        """The loop's time, in seconds."""
-        return self._loop.time()
-
-    def _tick(self) -> None:
+    def tick(self) -> float:
+        """Let time pass for the jobs."""
         self.advance()
         self.flush()
         if self.dispatcher.closing and not self.queues.any_running:
             self._quiet.set()
-        self._ticker = self._loop.call_later(TICK_S, self._tick)
+        return TICK_S
 
     def _shut_down(self, graceful: bool) -> None:
         self._hurry = not graceful
@@ -162,44 +134,32 @@ class GearmanService:
         self._loop.call_soon(signal.raise_signal, signal.SIGTERM)
 
 
-class Connection(asyncio.Protocol):
+class Connection(TcpConnection):
     """One client or worker."""
 
     def __init__(self, service: GearmanService) -> None:
+        super().__init__(service)
         self._service = service
         self._parser = PacketParser(Magic.REQUEST, max_body=service.settings.max_packet)
-        self._transport: Any = None
-        self._writable = True
-        self._last = False  # whether nothing is read any more
-        self._closing = False  # whether nothing is done any more
         self.peer = Peer()
-        self.last_input = service.queues.now
 
     # -- what the event loop calls ------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count the client in, or turn it away."""
-        self._transport = transport
+    def admitted(self) -> None:
+        """The connection becomes a peer."""
         service = self._service
-        if service.dispatcher.closing or not service.limits.admit(self):
-            self._closing = True
-            self._transport.close()
-            return
-        if (connected := transport.get_extra_info("socket")) is not None:
+        if (connected := self._transport.get_extra_info("socket")) is not None:
             for level, option, value in KEEP_ALIVE:
                 connected.setsockopt(level, option, value)
-        name = transport.get_extra_info("peername")
+        name = self._transport.get_extra_info("peername")
         address = str(name[0]) if name else "-"
         self.peer = Peer(next(service.numbers), address, service.unsent)
         service.connections[self.peer] = self
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Count the client out; others get its jobs."""
-        self._closing = True
+    def departed(self) -> None:
+        """Others get its jobs."""
         service = self._service
-        if service.connections.pop(self.peer, None) is None:
-            return
-        service.limits.forget(self)
+        del service.connections[self.peer]
         service.queues.leave(self.peer)
         service.flush()
 
@@ -209,35 +169,14 @@ class Connection(asyncio.Protocol):
             return
         self.last_input = self._service.queues.now = self._service.now()
         self._parser.feed(data)
-        self._work()
-        self._service.flush()
-
-    def pause_writing(self) -> None:
-        """The client doesn't read: ask nothing more of it."""
-        self._writable = False
-        if not self._closing:
-            self._transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        """The client has read: go on."""
-        self._writable = True
-        if self._closing:
-            return
-        self._work()
-        self._service.flush()
-        if not self._writable or self._closing:
-            return
-        if self._last:
-            self._end()
-        else:
-            self._transport.resume_reading()
-
-    def eof_received(self) -> bool:
-        """The client sends no more: it still gets the answers that are due."""
-        self.finish()
-        return True
+        self.work()
 
     # -- the work -----------------------------------------------------------------
+
+    def work(self) -> None:
+        """Carry out packets and lines, and send what came of them."""
+        self._work()
+        self._service.flush()
 
     def _work(self) -> None:
         """Carry out packets and lines until there is none, or the client doesn't read."""
@@ -250,7 +189,7 @@ class Connection(asyncio.Protocol):
             except BrokenStream as error:
                 log.info("closed: %s", error, extra={"peer": peer.address})
                 service.dispatcher.wrong(peer, error)
-                self._end()
+                self.end()
                 return
             else:
                 if got is None:
@@ -280,23 +219,9 @@ class Connection(asyncio.Protocol):
             return
         self._transport.write(peer.take())
 
-    def finish(self) -> None:
-        """Close when what has been received is done and the client has its answers."""
-        self._last = True
-        if self._writable and not self._closing:
-            self._end()
-
-    def _end(self) -> None:
-        """Do nothing more; close when the client has its answers."""
+    def ending(self) -> None:
+        """Hand over the last answers."""
         self.flush()
-        self._closing = True
-        self._transport.close()
-
-    def close(self) -> None:
-        """Cut the client off."""
-        self._closing = True
-        if self._transport is not None:
-            self._transport.abort()
 
 
 def _rules(settings: ServerSettings) -> Rules:

@@ -6,13 +6,13 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from lj_services.daemon import ByteSize, DaemonSettings, HostPort
+from lj_services.daemon import ByteSize, HostPort, TextCommandSettings
 
 LEAST_ITEMS = 4
 """The memory limit holds at least this many items of the largest size."""
 
 
-class ServerSettings(DaemonSettings):
+class ServerSettings(TextCommandSettings):
     """What ``lj memcached serve`` reads."""
 
     listen: HostPort = Field(
@@ -29,9 +29,6 @@ class ServerSettings(DaemonSettings):
         ge=1 << 10,
         le=128 << 20,
         description="longest key and value together, in bytes; at most a quarter of memory_limit",
-    )
-    shutdown_command: bool = Field(
-        default=False, description="whether a client may end the server with `shutdown`"
     )
 
     @model_validator(mode="after")

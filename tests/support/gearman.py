@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,22 +11,11 @@ from typing import Protocol
 import pytest
 
 from lj_services.gearman.protocol import Line, Magic, Packet, PacketParser, PacketType, request
-from tests.support.process import Running, accepts, free_port, spawn
-
-LONGEST_WAIT_S = 20.0
-LJ = Path(sys.executable).parent / "lj"
+from tests.support.servers import LONGEST_WAIT_S, LocalServer, start_server
 
 
-class GearmanServer:
-    """A running server on 127.0.0.1."""
-
-    def __init__(self, port: int, running: Running) -> None:
-        self.port = port
-        self.running = running
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+class GearmanServer(LocalServer):
+    """A running Gearman server."""
 
     def connect(self) -> Talk:
         """A new connection."""
@@ -112,11 +100,7 @@ def gearman_server(tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def start(*settings: str) -> GearmanServer:
-            port = free_port()
-            words = [word for setting in settings for word in ("--set", setting)]
-            argv = [LJ, "gearman", "serve", "--listen", f"127.0.0.1:{port}", *words]
-            log = tmp_path / f"{port}.log"
-            running = stack.enter_context(spawn(argv, log, ready=lambda: accepts(port)))
-            return GearmanServer(port, running)
+            started = start_server("gearman", tmp_path, stack, *settings)
+            return GearmanServer(started.port, started.running)
 
         yield start

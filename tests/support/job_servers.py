@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,6 +13,7 @@ import pytest
 from lj_services.gearman.client import Client
 from lj_services.gearman.worker import Worker
 from tests.support.process import Running, accepts, free_port, spawn
+from tests.support.servers import serve_command
 
 C_SERVER = "/usr/sbin/gearmand"
 PERL_SERVER = "/usr/bin/gearmand"
@@ -28,8 +28,7 @@ class JobServer:
         self.address = f"127.0.0.1:{self.port}"
         self._log = folder / f"{self.port}.log"
         if program == OUR_SERVER:
-            lj = Path(sys.executable).parent / "lj"
-            self._argv = [str(lj), "gearman", "serve", "--listen", self.address, *options]
+            self._argv = [*serve_command("gearman", self.port), *options]
         else:
             self._argv = self._foreign(program, folder, *options)
         self._stack = ExitStack()

@@ -8,7 +8,6 @@ one that no other test sees, for tests that kill it, fill it or count its memory
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,21 +15,12 @@ from typing import Protocol
 
 import pytest
 
-from tests.support.process import Running, accepts, free_port, spawn
+from tests.support.process import accepts, free_port, spawn
+from tests.support.servers import LONGEST_WAIT_S, LocalServer, serve_command
 
-LONGEST_WAIT_S = 20.0
 
-
-class MemcachedServer:
-    """A running server on 127.0.0.1."""
-
-    def __init__(self, port: int, running: Running) -> None:
-        self.port = port
-        self.running = running
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+class MemcachedServer(LocalServer):
+    """A running memcached server."""
 
     def connect(self) -> Conversation:
         """A new connection."""
@@ -140,9 +130,7 @@ def our_memcached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """Starts ``lj memcached serve``; settings are words for ``--set`` (``memory_limit=8m``)."""
 
     def argv(port: int, settings: tuple[str, ...]) -> list[str]:
-        words = [word for setting in settings for word in ("--set", setting)]
-        lj = Path(sys.executable).parent / "lj"
-        return [str(lj), "memcached", "serve", "--listen", f"127.0.0.1:{port}", *words]
+        return serve_command("memcached", port, *settings)
 
     with ExitStack() as stack:
         yield _starter(argv, tmp_path_factory.mktemp("lj-memcached"), stack)

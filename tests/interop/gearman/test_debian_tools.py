@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.gearman import LJ, GearmanServer, PacketType, Start
+from tests.support.gearman import GearmanServer, PacketType, Start
 from tests.support.process import spawn, wait_for
+from tests.support.servers import LJ
 
 pytestmark = pytest.mark.interop
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
-from typing import cast
 
 import click
 from pydantic import Field
 
 from lj_services.daemon import (
-    ConnectionLimits,
     DaemonSettings,
     ExitCode,
     HostPort,
+    TcpConnection,
+    TcpService,
     run_service,
 )
 from lj_services.daemon.command import serve_command
@@ -28,63 +28,42 @@ class SampleSettings(DaemonSettings):
     motto: str = Field(default="none", description="what `note` answers")
 
 
-class Connection(asyncio.Protocol):
+class Connection(TcpConnection):
     def __init__(self, service: SampleService) -> None:
+        super().__init__(service)
         self.service = service
-        self.last_input = 0.0
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.last_input = asyncio.get_running_loop().time()
-        if not self.service.limits.admit(self):
-            transport.write(b"too many\n")
-            transport.close()
+    def turned_away(self) -> None:
+        self._transport.write(b"too many\n")
 
     def data_received(self, data: bytes) -> None:
-        self.last_input = asyncio.get_running_loop().time()
+        self.last_input = self.service.now()
         task = asyncio.ensure_future(self.answer(data.strip().decode()))
         self.service.working.add(task)
         task.add_done_callback(self.service.working.discard)
+
+    def work(self) -> None:
+        """Nothing waits: lines are answered by tasks of their own."""
 
     async def answer(self, line: str) -> None:
         verb, _, rest = line.partition(" ")
         if verb == "slow":
             await asyncio.sleep(float(rest))
         text = self.service.settings.motto if verb == "note" else line
-        self.transport.write(text.encode() + b"\n")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.service.limits.forget(self)
-
-    def close(self) -> None:
-        self.transport.close()
+        self._transport.write(text.encode() + b"\n")
 
 
-class SampleService:
+class SampleService(TcpService[SampleSettings]):
     def __init__(self, settings: SampleSettings) -> None:
-        self.settings = settings
-        self.limits = ConnectionLimits("sample", settings.max_connections, settings.idle_timeout_s)
+        super().__init__("sample", settings)
         self.working: set[asyncio.Future[None]] = set()
-        self.server: asyncio.Server | None = None
 
-    async def start(self) -> None:
-        listen = self.settings.listen
-        loop = asyncio.get_running_loop()
-        self.server = await loop.create_server(lambda: Connection(self), listen.host, listen.port)
+    def make_connection(self) -> Connection:
+        return Connection(self)
 
-    async def drain(self) -> None:
-        assert self.server is not None
-        self.server.close()
+    async def settle(self) -> None:
         while self.working:
             await asyncio.wait(set(self.working))
-
-    async def close(self) -> None:
-        if self.server is not None:
-            self.server.close()
-        self.limits.close_all()
-
-    def reload(self, settings: SampleSettings) -> None:
-        self.settings = settings
 
 
 @serve_command(SampleSettings)
