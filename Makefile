@@ -25,6 +25,9 @@ JOURNAL_METRICS_PORT ?=
 MEMCACHED_PORT ?=
 MEMCACHED_METRICS_PORT ?=
 MYSQL_PORT ?=
+MOVER_PORT ?=
+MOVER_METRICS_PORT ?=
+MOVER_WORKER_METRICS_PORT ?=
 # `make logs`: how many lines, and whether to go on (FOLLOW=0: no).
 LINES ?= 20
 FOLLOW ?= 1
@@ -55,7 +58,10 @@ EXTRA_VARS := $(strip \
   $(if $(JOURNAL_METRICS_PORT),-e journal_metrics_port=$(JOURNAL_METRICS_PORT)) \
   $(if $(MEMCACHED_PORT),-e memcached_port=$(MEMCACHED_PORT)) \
   $(if $(MEMCACHED_METRICS_PORT),-e memcached_metrics_port=$(MEMCACHED_METRICS_PORT)) \
-  $(if $(MYSQL_PORT),-e mysql_port=$(MYSQL_PORT)))
+  $(if $(MYSQL_PORT),-e mysql_port=$(MYSQL_PORT)) \
+  $(if $(MOVER_PORT),-e mover_port=$(MOVER_PORT)) \
+  $(if $(MOVER_METRICS_PORT),-e mover_metrics_port=$(MOVER_METRICS_PORT)) \
+  $(if $(MOVER_WORKER_METRICS_PORT),-e mover_worker_metrics_port=$(MOVER_WORKER_METRICS_PORT)))
 # Ansible's modules unpack themselves in TMPDIR.
 PLAYBOOK = mkdir -p $(VAR)/tmp && TMPDIR=$(VAR)/tmp $(BIN)/ansible-playbook -i $(INVENTORY) $(EXTRA_VARS) $(ANSIBLE_ARGS)
 

@@ -13,6 +13,7 @@ The site runs at  $url
   make logs           what it says
   .venv/bin/lj users list
   .venv/bin/lj memcached stats
+  .venv/bin/lj users move NAME 2   to cluster 2, while they write; lj moves shows it
   make down           stop it; the data stays in var/
 
 END

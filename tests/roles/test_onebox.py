@@ -24,7 +24,7 @@ def test_the_scenario_verifies(box: Box) -> None:
 def test_a_second_run_changes_nothing(box: Box) -> None:
     pids = box.pids()
     box.molecule("idempotence")
-    assert set(pids) == {"journal", "memcached"}
+    assert set(pids) == {"journal", "memcached", "mover-coordinator", "mover-worker"}
     assert box.pids() == pids
 
 
@@ -41,6 +41,26 @@ def test_only_what_changed_is_restarted(box: Box) -> None:
     after = box.pids()
     assert after["memcached"] == before["memcached"]
     assert after["journal"] != before["journal"]
+
+
+def test_users_are_moved_by_the_worker_as_the_coordinator_says(box: Box) -> None:
+    box.lj("users", "create", "mover", "--cluster", "1")
+    box.lj("moves", "pause", "dst:2", "--why", "a test")
+    asked = box.lj("users", "move", "mover", "2")
+    (waiting,) = box.lj("moves", "list")
+    assert (waiting["move"], waiting["why"]) == (asked["move"], "dst:2 is paused: a test")
+    box.lj("moves", "resume", "dst:2")
+    wait_for(lambda: box.lj("users", "show", "mover")["cluster"] == 2, "the move")
+
+
+def test_rules_for_moves_reach_the_site_file(box: Box) -> None:
+    before = box.pids()
+    run = box.play(SITE, mover_rules={"grace_s": 7200})
+    assert run.exit_code == 0, run.output
+    assert "[mover]\ngrace_s = 7200\n" in (box.root / "etc/site.toml").read_text()
+    after = box.pids()
+    assert after["memcached"] == before["memcached"]
+    assert after["mover-worker"] != before["mover-worker"]
 
 
 def test_a_killed_service_comes_back(box: Box) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -52,6 +54,9 @@ class Box:
                 "journal_metrics_port",
                 "memcached_port",
                 "memcached_metrics_port",
+                "mover_port",
+                "mover_metrics_port",
+                "mover_worker_metrics_port",
             )
         }
     )
@@ -110,6 +115,20 @@ class Box:
         )
         assert run.returncode == 0, run.stdout
         return run.stdout
+
+    def lj(self, *words: str) -> Any:
+        """What the installed `lj` prints as JSON."""
+        run = subprocess.run(
+            [
+                *(self.root / "runtime/current/bin/lj", "--site", self.root / "etc/site.toml"),
+                *(*words, "--json"),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr
+        return json.loads(run.stdout)
 
     def supervisorctl(self, *words: str) -> str:
         """What supervisor's own command prints."""

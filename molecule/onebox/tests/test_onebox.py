@@ -13,10 +13,13 @@ ROOT = Path(os.environ.get("LJ_MOLECULE_ROOT", "/tmp/lj-molecule"))  # noqa: S10
 PORTS = {
     "journal": int(os.environ.get("JOURNAL_PORT", "28080")),
     "memcached": int(os.environ.get("MEMCACHED_PORT", "28082")),
+    "mover-coordinator": int(os.environ.get("MOVER_PORT", "28084")),
 }
 METRICS = {
     "journal": int(os.environ.get("JOURNAL_METRICS_PORT", "28081")),
     "memcached": int(os.environ.get("MEMCACHED_METRICS_PORT", "28083")),
+    "mover-coordinator": int(os.environ.get("MOVER_METRICS_PORT", "28085")),
+    "mover-worker": int(os.environ.get("MOVER_WORKER_METRICS_PORT", "28086")),
 }
 testinfra_hosts = ["local://"]
 
@@ -33,7 +36,7 @@ def test_says_that_it_is_well(host: Host, name: str) -> None:
     assert answer.stdout == "ok\n"
 
 
-@pytest.mark.parametrize("name", sorted(PORTS))
+@pytest.mark.parametrize("name", sorted(METRICS))
 def test_supervisor_keeps_it_running(host: Host, name: str) -> None:
     status = host.run(
         "%s -c %s status %s",
