@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from urllib.parse import quote_plus
 
 from lj_services.gearman.jobs import Peer, Priority
-from lj_services.gearman.queues import Queues, Refused
+from lj_services.gearman.queues import Queues
+from lj_services.gearman.rules import Refused
 
 OK = b"OK\r\n"
 
@@ -84,9 +85,9 @@ class Admin:
             b"%s\t%d\t%d\t%d\t%d"
             % (
                 f.name,
-                f.queued(Priority.HIGH),
-                f.queued(Priority.NORMAL),
-                f.queued(Priority.LOW),
+                f.waiting(Priority.HIGH),
+                f.waiting(Priority.NORMAL),
+                f.waiting(Priority.LOW),
                 len(f.workers),
             )
             for f in self._queues.functions.values()

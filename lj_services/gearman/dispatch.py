@@ -7,25 +7,43 @@ never ends the connection.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from lj_services.gearman.jobs import Job, Peer, Priority
 from lj_services.gearman.protocol import (
     MAX_CLIENT_ID,
-    MAX_FUNCTION,
     MAX_UNIQUE,
     Packet,
     ProtocolError,
-    response,
+    answer,
 )
 from lj_services.gearman.protocol import PacketType as T
-from lj_services.gearman.queues import Queues, Refused
+from lj_services.gearman.queues import Queues
+from lj_services.gearman.rules import Refused, check_function_name
 
 EXCEPTIONS: Final = b"exceptions"
 """The only option that a client may ask for."""
+NO_JOB: Final = answer(T.NO_JOB)
 
-Handler = Callable[[Peer, tuple[bytes, ...]], None]
+Handler = Callable[[Peer, Sequence[bytes]], None]
+
+OFTEN: Final = {
+    **dict.fromkeys(
+        (
+            T.SUBMIT_JOB_HIGH,
+            T.SUBMIT_JOB,
+            T.SUBMIT_JOB_LOW,
+            T.SUBMIT_JOB_HIGH_BG,
+            T.SUBMIT_JOB_BG,
+            T.SUBMIT_JOB_LOW_BG,
+        ),
+        3,
+    ),
+    **dict.fromkeys((T.WORK_COMPLETE, T.WORK_DATA, T.WORK_WARNING), 2),
+    **dict.fromkeys((T.GRAB_JOB, T.GRAB_JOB_UNIQ, T.GRAB_JOB_ALL, T.PRE_SLEEP), 0),
+}
+"""What most packets are -> how many arguments each has, the last of which is data."""
 
 
 class Dispatcher:
@@ -77,6 +95,12 @@ class Dispatcher:
         ):
             self._handlers[kind] = self._submitter(priority, background)
 
+        self.often: list[tuple[int, Handler] | None] = [None] * (max(T) + 1)
+        """For each number of a packet that comes often: its arguments, and what carries it out
+        (which may raise `Refused`)."""
+        for kind, arguments in OFTEN.items():
+            self.often[kind] = arguments, self._handlers[kind]
+
     def packet(self, peer: Peer, packet: Packet) -> None:
         """Carry out a packet of `peer`."""
         handler = self._handlers.get(packet.type)
@@ -97,16 +121,16 @@ class Dispatcher:
 
     # -- workers ------------------------------------------------------------------
 
-    def _can_do(self, peer: Peer, args: tuple[bytes, ...]) -> None:
-        _check_function(args[0])
+    def _can_do(self, peer: Peer, args: Sequence[bytes]) -> None:
+        check_function_name(args[0])
         timeout_ms = _number(args[1], "timeout") if len(args) > 1 else 0
         self.queues.can_do(peer, args[0], timeout_ms / 1000)
 
-    def _reset_abilities(self, peer: Peer, args: tuple[bytes, ...]) -> None:
+    def _reset_abilities(self, peer: Peer, args: Sequence[bytes]) -> None:
         for name in list(peer.abilities):
             self.queues.cant_do(peer, name)
 
-    def _set_client_id(self, peer: Peer, args: tuple[bytes, ...]) -> None:
+    def _set_client_id(self, peer: Peer, args: Sequence[bytes]) -> None:
         # The id stands in a line of words, and must not break it.
         clean = bytes(byte if byte > 32 and byte != 127 else 0x5F for byte in args[0])
         peer.client_id = clean[:MAX_CLIENT_ID] or b"-"
@@ -114,53 +138,57 @@ class Dispatcher:
     def _next(self, peer: Peer) -> Job | None:
         job = None if self.closing else self.queues.grab(peer)
         if job is None:
-            peer.send(T.NO_JOB)
+            peer.write(NO_JOB)
         return job
 
-    def _grab(self, peer: Peer, args: tuple[bytes, ...]) -> None:
+    def _grab(self, peer: Peer, args: Sequence[bytes]) -> None:
         job = self._next(peer)
         if job is not None:
-            peer.send(T.JOB_ASSIGN, job.handle, job.function.name, job.data)
+            peer.write(answer(T.JOB_ASSIGN, job.handle, job.function.name, job.data))
 
-    def _grab_unique(self, peer: Peer, args: tuple[bytes, ...]) -> None:
+    def _grab_unique(self, peer: Peer, args: Sequence[bytes]) -> None:
         job = self._next(peer)
         if job is not None:
-            peer.send(T.JOB_ASSIGN_UNIQ, job.handle, job.function.name, job.unique, job.data)
+            self._assign_unique(peer, job)
 
-    def _grab_all(self, peer: Peer, args: tuple[bytes, ...]) -> None:
+    def _grab_all(self, peer: Peer, args: Sequence[bytes]) -> None:
         job = self._next(peer)
         if job is None:
             return
-        name, unique = job.function.name, job.unique
         if job.reducer is None:
-            peer.send(T.JOB_ASSIGN_UNIQ, job.handle, name, unique, job.data)
+            self._assign_unique(peer, job)
         else:
-            peer.send(T.JOB_ASSIGN_ALL, job.handle, name, unique, job.reducer, job.data)
+            name = job.function.name
+            peer.send(T.JOB_ASSIGN_ALL, job.handle, name, job.unique, job.reducer, job.data)
 
-    def _work_status(self, peer: Peer, args: tuple[bytes, ...]) -> None:
+    def _assign_unique(self, peer: Peer, job: Job) -> None:
+        raw = answer(T.JOB_ASSIGN_UNIQ, job.handle, job.function.name, job.unique, job.data)
+        peer.write(raw)
+
+    def _work_status(self, peer: Peer, args: Sequence[bytes]) -> None:
         job = self.queues.running(peer, args[0])
-        job.numerator, job.denominator = args[1], args[2]
+        job.progress = args[1], args[2]
         job.tell(T.WORK_STATUS, args[1], args[2])
 
-    def _work_part(self, peer: Peer, kind: T, args: tuple[bytes, ...]) -> None:
+    def _work_part(self, peer: Peer, kind: T, args: Sequence[bytes]) -> None:
         self.queues.running(peer, args[0]).tell(kind, args[1])
 
-    def _work_complete(self, peer: Peer, args: tuple[bytes, ...]) -> None:
+    def _work_complete(self, peer: Peer, args: Sequence[bytes]) -> None:
         job = self.queues.running(peer, args[0])
         job.tell(T.WORK_COMPLETE, args[1])
         self.queues.finish(job, failed=False)
 
-    def _work_fail(self, peer: Peer, args: tuple[bytes, ...]) -> None:
+    def _work_fail(self, peer: Peer, args: Sequence[bytes]) -> None:
         if args[0] == peer.excepted:
             return  # some workers say both; the exception has ended the job
         job = self.queues.running(peer, args[0])
         job.tell(T.WORK_FAIL)
         self.queues.finish(job, failed=True)
 
-    def _work_exception(self, peer: Peer, args: tuple[bytes, ...]) -> None:
+    def _work_exception(self, peer: Peer, args: Sequence[bytes]) -> None:
         job = self.queues.running(peer, args[0])
-        told = response(T.WORK_EXCEPTION, job.handle, args[1])
-        untold = response(T.WORK_FAIL, job.handle)
+        told = answer(T.WORK_EXCEPTION, job.handle, args[1])
+        untold = answer(T.WORK_FAIL, job.handle)
         for waiter, times in job.waiters.items():
             raw = told if waiter.exceptions or self.exceptions else untold
             for _ in range(times):
@@ -171,39 +199,41 @@ class Dispatcher:
     # -- clients ------------------------------------------------------------------
 
     def _submitter(self, priority: Priority, background: bool) -> Handler:
-        def submit(peer: Peer, args: tuple[bytes, ...]) -> None:
-            self._check_submission(args)
+        submit_job = self.queues.submit
+
+        def submit(peer: Peer, args: Sequence[bytes]) -> None:
             name, unique, data = args
-            self.queues.submit(peer, name, unique, data, priority, background=background)
+            if unique or self.closing:
+                self._check_submission(unique)
+            submit_job(peer, name, unique, data, priority, background)
 
         return submit
 
-    def _submit_epoch(self, peer: Peer, args: tuple[bytes, ...]) -> None:
-        self._check_submission(args)
+    def _submit_epoch(self, peer: Peer, args: Sequence[bytes]) -> None:
+        self._check_submission(args[1])
         run_at = float(_number(args[2], "time"))
         self.queues.submit(peer, args[0], args[1], args[3], background=True, run_at=run_at)
 
-    def _submit_reduce(self, peer: Peer, args: tuple[bytes, ...], background: bool) -> None:
-        self._check_submission(args)
+    def _submit_reduce(self, peer: Peer, args: Sequence[bytes], background: bool) -> None:
+        self._check_submission(args[1])
         name, unique, reducer, _, data = args
         self.queues.submit(peer, name, unique, data, background=background, reducer=reducer)
 
-    def _check_submission(self, args: tuple[bytes, ...]) -> None:
+    def _check_submission(self, unique: bytes) -> None:
         if self.closing:
             raise Refused("SHUTTING_DOWN", "The server is about to end; ask another one")
-        _check_function(args[0])
-        if len(args[1]) > MAX_UNIQUE:
+        if len(unique) > MAX_UNIQUE:
             raise Refused("ARGUMENT_TOO_LARGE", "Unique value too large")
 
-    def _get_status(self, peer: Peer, args: tuple[bytes, ...]) -> None:
+    def _get_status(self, peer: Peer, args: Sequence[bytes]) -> None:
         peer.send(T.STATUS_RES, args[0], *_status(self.queues.jobs.get(args[0])))
 
-    def _get_status_unique(self, peer: Peer, args: tuple[bytes, ...]) -> None:
+    def _get_status_unique(self, peer: Peer, args: Sequence[bytes]) -> None:
         job = self.queues.by_unique(args[0])
         waiters = 0 if job is None else sum(job.waiters.values())
         peer.send(T.STATUS_RES_UNIQUE, args[0], *_status(job), b"%d" % waiters)
 
-    def _option(self, peer: Peer, args: tuple[bytes, ...]) -> None:
+    def _option(self, peer: Peer, args: Sequence[bytes]) -> None:
         if args[0].lower() != EXCEPTIONS:
             raise Refused("UNKNOWN_OPTION", "Server does not recognize given option")
         peer.exceptions = True
@@ -214,16 +244,7 @@ def _status(job: Job | None) -> tuple[bytes, bytes, bytes, bytes]:
     """Known, running, numerator, denominator."""
     if job is None:
         return b"0", b"0", b"0", b"0"
-    return b"1", b"1" if job.worker is not None else b"0", job.numerator, job.denominator
-
-
-def _check_function(name: bytes) -> None:
-    # Names stand in lines of words, and in lists that end with a line of one dot.
-    if not name or len(name) > MAX_FUNCTION or any(byte < 32 or byte == 127 for byte in name):
-        raise Refused(
-            "INVALID_FUNCTION_NAME",
-            f"A function's name has 1 to {MAX_FUNCTION} bytes, and no control characters",
-        )
+    return b"1", b"1" if job.worker is not None else b"0", *job.progress
 
 
 def _number(text: bytes, what: str) -> int:

@@ -1,17 +1,23 @@
-"""Jobs, the queues of a function, and who is connected: the server's nouns, without sockets."""
+"""Jobs, the queues of a function, and who is connected: the server's nouns, without sockets.
+
+There may be millions of jobs: what most of them don't have costs them nothing, and what is
+done for each of them is written for speed.
+"""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections import OrderedDict, deque
+from collections.abc import Iterator
 from enum import Enum, IntEnum
 from typing import Final
 
-from lj_services.gearman.protocol import PacketType, response
+from lj_services.gearman.protocol import PacketType, answer
 
 LEAST_TIMEOUT_S: Final = 1.0
 """Shortest time that a job may take.  Many workers give seconds where the protocol means
 milliseconds; a floor keeps their jobs from failing at once (gearmand has the same)."""
+LEAST_HOLES: Final = 64
+"""So many jobs that have left the middle of a queue are not worth making a new one."""
 
 
 class Priority(IntEnum):
@@ -42,6 +48,23 @@ class Peer:
         unsent: the peer puts itself into this list when it has something to be sent.
     """
 
+    __slots__ = (
+        "_unsent",
+        "abilities",
+        "address",
+        "client_id",
+        "excepted",
+        "exceptions",
+        "gone",
+        "number",
+        "outbox",
+        "running",
+        "sleeping",
+        "unsent_bytes",
+        "waiting",
+        "woken_for",
+    )
+
     def __init__(
         self, number: int = 0, address: str = "-", unsent: list[Peer] | None = None
     ) -> None:
@@ -69,11 +92,11 @@ class Peer:
 
     def send(self, kind: PacketType, *args: bytes) -> None:
         """Have a packet sent."""
-        self.write(response(kind, *args))
+        self.write(answer(kind, *args))
 
     def write(self, data: bytes) -> None:
         """Have bytes sent."""
-        if self.gone or not data:
+        if self.gone:
             return
         if not self.outbox and self._unsent is not None:
             self._unsent.append(self)
@@ -82,53 +105,112 @@ class Peer:
 
     def take(self) -> bytes:
         """What is to be sent; it is forgotten here."""
-        data = b"".join(self.outbox)
-        self.outbox.clear()
+        outbox = self.outbox
+        data = outbox[0] if len(outbox) == 1 else b"".join(outbox)
+        outbox.clear()
         self.unsent_bytes = 0
         return data
 
 
-@dataclass(eq=False, slots=True)
-class Job:
-    """One call of a function."""
+NOBODY: Final[dict[Peer, int]] = {}
+"""What `Job.waiters` is while nobody waits; never changed."""
+NO_PROGRESS: Final = (b"0", b"0")
+"""Progress of a job whose worker has told none."""
 
-    handle: bytes
-    function: Function
-    unique: bytes
-    data: bytes
-    priority: Priority
-    created: float
-    """Time of the queues' clock at which it was submitted, in seconds."""
-    key: tuple[bytes, bytes, bytes] | None
-    """What a submission must have for it to share this job; None: none shares it."""
-    reducer: bytes | None = None
-    background: bool = False
-    """Whether it is to be done although nobody waits."""
-    run_at: float = 0.0
-    """Wall clock time before which it must not run, in seconds of the epoch; 0: none."""
-    state: JobState = JobState.GONE
-    waiters: dict[Peer, int] = field(default_factory=dict)
-    """Who waits -> how often it has submitted this job."""
-    worker: Peer | None = None
-    started: float = 0.0
-    deadline: float = 0.0
-    """Time at which the worker has taken too long; 0: never."""
-    retries: int = 0
-    """How many workers have had it and not finished it."""
-    numerator: bytes = b"0"
-    denominator: bytes = b"0"
+
+class Job:
+    """One call of a function.
+
+    Args:
+        handle: by which clients and workers name it.
+        function: that is called.
+        unique: key under which submissions share it; empty: they don't; ``-``: its data is.
+        data: for the function.
+        priority: of the job.
+        created: time of the queues' clock at which it was submitted, in seconds.
+    """
+
+    __slots__ = (
+        "background",
+        "created",
+        "data",
+        "deadline",
+        "function",
+        "handle",
+        "priority",
+        "progress",
+        "reducer",
+        "retries",
+        "run_at",
+        "started",
+        "state",
+        "unique",
+        "waiters",
+        "worker",
+    )
+
+    def __init__(
+        self,
+        handle: bytes,
+        function: Function,
+        unique: bytes,
+        data: bytes,
+        priority: int,
+        created: float,
+    ) -> None:
+        self.handle = handle
+        self.function = function
+        self.unique = unique
+        self.data = data
+        self.priority = priority
+        self.created = created
+        self.background = False
+        """Whether it is to be done although nobody waits."""
+        self.reducer: bytes | None = None
+        self.run_at = 0.0
+        """Wall clock time before which it must not run, in seconds of the epoch; 0: none."""
+        self.state = GONE
+        self.waiters = NOBODY
+        """Who waits -> how often it has submitted this job."""
+        self.worker: Peer | None = None
+        self.started = 0.0
+        self.deadline = 0.0
+        """Time at which the worker has taken too long; 0: never."""
+        self.retries = 0
+        """How many workers have had it and not finished it."""
+        self.progress = NO_PROGRESS
+        """Numerator and denominator."""
+
+    @property
+    def key(self) -> bytes | tuple[bytes] | None:
+        """What a submission of the same function must have to share this job; None: none does."""
+        return shared_key(self.unique, self.data)
 
     @property
     def ignored(self) -> bool:
         """Whether nobody wants it done any more."""
         return not self.background and not self.waiters
 
+    def add_waiter(self, peer: Peer) -> None:
+        """A client waits for the result, once more."""
+        if self.waiters is NOBODY:
+            self.waiters = {peer: 1}
+        else:
+            self.waiters[peer] = self.waiters.get(peer, 0) + 1
+        peer.waiting[self.handle] = self
+
     def tell(self, kind: PacketType, *args: bytes) -> None:
         """Send everybody who waits a packet about this job, once for each submission."""
-        raw = response(kind, self.handle, *args)
+        if not self.waiters:
+            return
+        raw = answer(kind, self.handle, *args)
         for peer, times in self.waiters.items():
             for _ in range(times):
                 peer.write(raw)
+
+
+GONE: Final = JobState.GONE
+QUEUED: Final = JobState.QUEUED
 
 
 class Function:
@@ -141,12 +223,18 @@ class Function:
 
     def __init__(self, name: bytes, max_queue: int = 0) -> None:
         self.name = name
-        self.queues: tuple[OrderedDict[bytes, Job], ...] = tuple(OrderedDict() for _ in Priority)
-        """Of each priority: handle -> job, first come first."""
+        self.ready = 0
+        """Jobs that a worker could be given now."""
+        self._lanes: tuple[deque[Job], ...] = tuple(deque() for _ in Priority)
+        # A job that leaves the middle stays in its lane, with the state GONE, until it comes
+        # to the front or there are more of its kind than others.
+        self._holes = [0] * len(Priority)
+        self.shared: dict[bytes | tuple[bytes], Job] = {}
+        """Key -> job that submissions with this key share."""
         self.scheduled: dict[bytes, Job] = {}
         self.running: dict[bytes, Job] = {}
         self.workers: dict[Peer, None] = {}
-        self.sleepers: dict[Peer, None] = {}
+        self.sleepers: OrderedDict[Peer, None] = OrderedDict()
         """Workers that sleep and have not been woken."""
         self.woken = 0
         """Workers that were woken for a job of this function and have not asked yet."""
@@ -164,17 +252,61 @@ class Function:
         self.ended = 0
         self.ran_s = 0.0
 
-    @property
-    def ready(self) -> int:
-        """Jobs that a worker could be given now."""
-        return sum(map(len, self.queues))
+    # -- the queues -------------------------------------------------------------------
+
+    def push(self, job: Job) -> None:
+        """A job waits for a worker, behind those of its priority."""
+        job.state = QUEUED
+        self._lanes[job.priority].append(job)
+        self.ready += 1
+
+    def first(self, priority: int) -> Job | None:
+        """Take the first job of a priority."""
+        lane = self._lanes[priority]
+        while lane:
+            job = lane.popleft()
+            if job.state is QUEUED:
+                self.ready -= 1
+                return job
+            self._holes[priority] -= 1
+        return None
+
+    def pull(self, job: Job) -> None:
+        """Take a job that waits for a worker out of its queue, for ever; its data goes."""
+        job.state = GONE
+        self.ready -= 1
+        priority = job.priority
+        holes = self._holes
+        holes[priority] += 1
+        lane = self._lanes[priority]
+        if holes[priority] > LEAST_HOLES and 2 * holes[priority] > len(lane):
+            left = [waiting for waiting in lane if waiting.state is QUEUED]
+            lane.clear()
+            lane.extend(left)
+            holes[priority] = 0
+
+    def queued(self, priority: Priority | None = None) -> Iterator[Job]:
+        """The jobs that wait for a worker, first come first: all, or those of one priority."""
+        lanes = self._lanes if priority is None else self._lanes[priority : priority + 1]
+        return (job for lane in lanes for job in lane if job.state is QUEUED)
+
+    def ready_of(self, priority: Priority) -> int:
+        """Jobs of a priority that a worker could be given now."""
+        return len(self._lanes[priority]) - self._holes[priority]
 
     @property
     def total(self) -> int:
         """All jobs: queued, scheduled and running."""
         return self.ready + len(self.scheduled) + len(self.running)
 
-    def queued(self, priority: Priority) -> int:
+    def waiting(self, priority: Priority) -> int:
         """Jobs of a priority that no worker has, scheduled ones included."""
-        later = sum(job.priority is priority for job in self.scheduled.values())
-        return len(self.queues[priority]) + later
+        later = sum(job.priority == priority for job in self.scheduled.values())
+        return self.ready_of(priority) + later
+
+
+def shared_key(unique: bytes, data: bytes) -> bytes | tuple[bytes] | None:
+    """What submissions of a function that share a job have in common; None: they don't share."""
+    if unique != b"-":
+        return unique or None
+    return (data,) if data else None

@@ -60,7 +60,7 @@ class ServerMetrics(Collector):
         )
         for name, function in functions:
             for priority in Priority:
-                queued.add_metric([name, priority.name.lower()], len(function.queues[priority]))
+                queued.add_metric([name, priority.name.lower()], function.ready_of(priority))
             queued.add_metric([name, "scheduled"], len(function.scheduled))
             running.add_metric([name], len(function.running))
             workers.add_metric([name], len(function.workers))

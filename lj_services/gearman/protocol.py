@@ -238,6 +238,21 @@ def response(kind: PacketType, *args: bytes) -> bytes:
     return pack(Magic.RESPONSE, kind, *args)
 
 
+def answer(kind: PacketType, *args: bytes) -> bytes:
+    """The bytes of a packet from the server, unchecked: for arguments that were checked
+    when they came in."""
+    body = b"\0".join(args)
+    return HEADER.pack(b"\0RES", kind, len(body)) + body
+
+
+_CREATED: Final = [HEADER.pack(b"\0RES", PacketType.JOB_CREATED, n) for n in range(MAX_HANDLE + 1)]
+
+
+def created(handle: bytes) -> bytes:
+    """The bytes of a ``JOB_CREATED``: every submission gets one."""
+    return _CREATED[len(handle)] + handle
+
+
 class PacketParser:
     """Makes packets, and lines of text, of bytes as they arrive.
 
@@ -285,6 +300,13 @@ class PacketParser:
             self._searched = max(0, self._searched - self._position)
             self._position = 0
         self._buffer += data
+
+    def give_back(self) -> bytes:
+        """What waits for the rest of its packet or line; it is forgotten here."""
+        data = bytes(self._buffer[self._position :])
+        self._buffer.clear()
+        self._position = self._searched = 0
+        return data
 
     def next(self) -> Packet | Line | None:
         """The next packet or line; None if more bytes are needed.

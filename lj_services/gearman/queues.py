@@ -19,49 +19,23 @@ work in time, it is not counted any more and another one is woken (`waking.py`).
 
 from __future__ import annotations
 
-import heapq
-import itertools
-from collections import OrderedDict
-from dataclasses import dataclass
-from typing import Literal
-
 from lj_services.gearman.jobs import (
     LEAST_TIMEOUT_S,
+    NO_PROGRESS,
+    NOBODY,
     Function,
     Job,
     JobState,
     Peer,
     Priority,
+    shared_key,
 )
-from lj_services.gearman.protocol import PacketType
+from lj_services.gearman.protocol import PacketType, created
+from lj_services.gearman.rules import Refused, Rules, check_function_name
+from lj_services.gearman.timers import Timers
 from lj_services.gearman.waking import Wakes
 
-
-class Refused(Exception):
-    """Something that the server does not do now.
-
-    Args:
-        code: the word by which programs know it.
-        text: why, for people.
-    """
-
-    def __init__(self, code: str, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What the queues may do."""
-
-    job_retries: int = -1
-    """How often a job whose worker was lost is given to another one; -1: always."""
-    on_timeout: Literal["fail", "retry"] = "fail"
-    max_queue: int = 0
-    """Jobs of a function, beyond which more are refused; 0: any number."""
-    max_data: int = 0
-    """Bytes of all jobs' data, beyond which more are refused; 0: any number."""
-    max_functions: int = 100_000
+HIGH, NORMAL, LOW = Priority
 
 
 class Queues:
@@ -88,13 +62,10 @@ class Queues:
         self.data_bytes = 0
         self.now = now
         self.wall = wall
-        self._prefix = handle_prefix.encode()
-        self._numbers = itertools.count(1)
-        self._shared: dict[tuple[bytes, bytes, bytes], Job] = {}
-        self._uniques: dict[bytes, OrderedDict[bytes, Job]] = {}
-        self._order = itertools.count()
-        self._due: list[tuple[float, int, Job]] = []
-        self._deadlines: list[tuple[float, int, Job]] = []
+        self.newest = 0
+        """Number of the newest job; its handle ends with it."""
+        self._prefix = handle_prefix.encode() + b":"
+        self._timers = Timers()
         self._wakes = Wakes()
 
     @property
@@ -108,10 +79,11 @@ class Queues:
         """The function of that name, made if there is none.
 
         Raises:
-            Refused: there are too many functions.
+            Refused: the name is none, or there are too many functions.
         """
         found = self.functions.get(name)
         if found is None:
+            check_function_name(name)
             if len(self.functions) >= self.rules.max_functions:
                 raise Refused(
                     "QUEUE_ERROR", "too many functions; drop those that are not used any more"
@@ -182,8 +154,7 @@ class Queues:
         name: bytes,
         unique: bytes,
         data: bytes,
-        priority: Priority = Priority.NORMAL,
-        *,
+        priority: Priority = NORMAL,
         background: bool = False,
         reducer: bytes | None = None,
         run_at: float = 0.0,
@@ -202,35 +173,31 @@ class Queues:
             run_at: time of the wall clock before which it must not run; 0: none.
 
         Raises:
-            Refused: the queue is full.
+            Refused: the name is none, or there are too many jobs.
         """
-        function = self.function(name)
-        key = _key(name, unique, data)
-        job = self._shared.get(key) if key is not None else None
+        function = self.functions.get(name) or self.function(name)
+        key = shared_key(unique, data) if unique else None
+        job = function.shared.get(key) if key is not None else None
+        is_new = job is None
         if job is None:
-            limit = function.max_queue[priority]
-            rules = self.rules
-            too_much = 0 < rules.max_data < self.data_bytes + len(data)
-            if too_much or (limit and function.total >= limit):
-                function.refused += 1
-                raise Refused("QUEUE_ERROR", "Job queue is full")
-            handle = b"%s:%d" % (self._prefix, next(self._numbers))
-            job = Job(handle, function, unique, data, priority, self.now, key, reducer)
-            self._enter(job)
+            job = self._make(function, unique, data, priority)
+            if key is not None:
+                function.shared[key] = job
+            job.reducer = reducer
         else:
             function.coalesced += 1
         function.submitted += 1
         if background or peer is None:
             job.background = True
         else:
-            job.waiters[peer] = job.waiters.get(peer, 0) + 1
-            peer.waiting[job.handle] = job
+            job.add_waiter(peer)
         if peer is not None:
-            peer.send(PacketType.JOB_CREATED, job.handle)
-        if job.state is JobState.GONE:
+            peer.write(created(job.handle))
+        if is_new:
             self._place(job, run_at)
         elif job.state is JobState.SCHEDULED and run_at < job.run_at:
             del function.scheduled[job.handle]
+            self._timers.unschedule(job)
             self._place(job, run_at)
         return job
 
@@ -281,8 +248,8 @@ class Queues:
 
     def by_unique(self, unique: bytes) -> Job | None:
         """The oldest job with that unique key, of whatever function."""
-        found = self._uniques.get(unique)
-        return next(iter(found.values())) if found else None
+        found = [f.shared[unique] for f in self.functions.values() if unique in f.shared]
+        return min(found, key=_age, default=None)
 
     def drop(self, name: bytes) -> None:
         """Forget a function; the jobs that wait for it fail.
@@ -297,8 +264,7 @@ class Queues:
             raise Refused(
                 "FUNCTION_IN_USE", "there are still connected workers or executing clients"
             )
-        waiting = [job for queue in function.queues for job in queue.values()]
-        for job in [*waiting, *function.scheduled.values()]:
+        for job in [*function.queued(), *function.scheduled.values()]:
             self.fail(job)
         del self.functions[name]
 
@@ -313,71 +279,75 @@ class Queues:
             wall: of the wall clock, in seconds of the epoch.
         """
         self.now, self.wall = now, wall
-        while self._due and self._due[0][0] <= wall:
-            run_at, _, job = heapq.heappop(self._due)
-            if job.state is JobState.SCHEDULED and job.run_at == run_at:
-                del job.function.scheduled[job.handle]
-                self._place(job, 0.0)
-        while self._deadlines and self._deadlines[0][0] <= now:
-            deadline, _, job = heapq.heappop(self._deadlines)
-            if job.state is JobState.RUNNING and job.deadline == deadline:
-                job.function.timed_out += 1
-                if self.rules.on_timeout == "retry":
-                    self._give_back(job)
-                else:
-                    self.fail(job)
+        for job in self._timers.due(wall):
+            del job.function.scheduled[job.handle]
+            self._place(job, 0.0)
+        for job in self._timers.late(now):
+            job.function.timed_out += 1
+            if self.rules.on_timeout == "retry":
+                self._give_back(job)
+            else:
+                self.fail(job)
         self._wakes.pass_over(now)
 
     # -- inside -----------------------------------------------------------------------
 
-    def _enter(self, job: Job) -> None:
-        self.jobs[job.handle] = job
-        self.data_bytes += len(job.data)
-        if job.key is not None:
-            self._shared[job.key] = job
-        if job.unique:
-            self._uniques.setdefault(job.unique, OrderedDict())[job.handle] = job
+    def _make(self, function: Function, unique: bytes, data: bytes, priority: int) -> Job:
+        limit = function.max_queue[priority]
+        most = self.rules.max_data
+        size = self.data_bytes + len(data)
+        if (limit and function.total >= limit) or 0 < most < size:
+            function.refused += 1
+            raise Refused("QUEUE_ERROR", "Job queue is full")
+        self.data_bytes = size
+        self.newest = number = self.newest + 1
+        handle = b"%b%d" % (self._prefix, number)
+        job = Job(handle, function, unique, data, priority, self.now)
+        self.jobs[handle] = job
+        return job
 
     def _place(self, job: Job, run_at: float) -> None:
         """Put a job where it waits: among the scheduled ones, or into its queue."""
         job.run_at = run_at
+        function = job.function
         if run_at > self.wall:
             job.state = JobState.SCHEDULED
-            job.function.scheduled[job.handle] = job
-            heapq.heappush(self._due, (run_at, next(self._order), job))
+            function.scheduled[job.handle] = job
+            self._timers.schedule(job)
             return
-        job.state = JobState.QUEUED
-        job.function.queues[job.priority][job.handle] = job
-        self._wakes.wake(job.function, self.now)
+        function.push(job)
+        if function.sleepers:
+            self._wakes.wake(function, self.now)
 
     def _displace(self, job: Job) -> None:
         """Take a job from where it is."""
         function = job.function
         if job.state is JobState.RUNNING:
-            function.running.pop(job.handle)
+            del function.running[job.handle]
             if job.worker is not None:
-                job.worker.running.pop(job.handle)
+                del job.worker.running[job.handle]
             job.worker = None
+            if job.deadline:
+                self._timers.unlimit(job)
         elif job.state is JobState.SCHEDULED:
-            function.scheduled.pop(job.handle)
+            del function.scheduled[job.handle]
+            self._timers.unschedule(job)
         elif job.state is JobState.QUEUED:
-            function.queues[job.priority].pop(job.handle)
+            function.pull(job)
         job.state = JobState.GONE
 
     def _remove(self, job: Job) -> None:
         self._displace(job)
-        del self.jobs[job.handle]
+        handle = job.handle
+        del self.jobs[handle]
         self.data_bytes -= len(job.data)
-        if job.key is not None:
-            del self._shared[job.key]
-        if job.unique:
-            same = self._uniques[job.unique]
-            del same[job.handle]
-            if not same:
-                del self._uniques[job.unique]
-        for peer in job.waiters:
-            peer.waiting.pop(job.handle, None)
-        job.waiters.clear()
+        if job.unique and (key := job.key) is not None:
+            del job.function.shared[key]
+        if job.waiters:
+            for peer in job.waiters:
+                peer.waiting.pop(handle, None)
+            job.waiters = NOBODY
+        job.data = b""  # its place in a queue may outlive it
 
     def _give_back(self, job: Job) -> None:
         """A worker has lost its job: another one gets it, unless that was so too often."""
@@ -389,36 +359,43 @@ class Queues:
         elif 0 <= self.rules.job_retries < job.retries:
             self.fail(job)
         else:
-            job.numerator = job.denominator = b"0"
+            job.progress = NO_PROGRESS
             job.function.requeued += 1
             self._place(job, 0.0)
 
     def _take(self, peer: Peer) -> Job | None:
-        for priority in Priority:
-            for name, (function, limit) in peer.abilities.items():
-                queue = function.queues[priority]
-                if not queue:
+        abilities = peer.abilities
+        if not any(function.ready for function, _ in abilities.values()):
+            return None
+        for priority in (HIGH, NORMAL, LOW):
+            for name, (function, limit) in abilities.items():
+                if not function.ready:
                     continue
-                _, job = queue.popitem(last=False)
-                peer.abilities.move_to_end(name)
-                job.state = JobState.RUNNING
-                job.worker = peer
-                job.started = self.now
-                function.running[job.handle] = job
-                peer.running[job.handle] = job
-                function.started += 1
-                function.waited_s += self.now - job.created
-                job.deadline = self.now + limit if limit else 0.0
-                if limit:
-                    heapq.heappush(self._deadlines, (job.deadline, next(self._order), job))
+                job = function.first(priority)
+                if job is None:
+                    continue
+                if len(abilities) > 1:
+                    abilities.move_to_end(name)
+                self._start(job, peer, limit)
                 return job
         return None
 
+    def _start(self, job: Job, peer: Peer, limit: float) -> None:
+        function, now = job.function, self.now
+        job.state = JobState.RUNNING
+        job.worker = peer
+        job.started = now
+        function.running[job.handle] = job
+        peer.running[job.handle] = job
+        function.started += 1
+        function.waited_s += now - job.created
+        if limit:
+            job.deadline = now + limit
+            self._timers.limit(job)
+        else:
+            job.deadline = 0.0
 
-def _key(name: bytes, unique: bytes, data: bytes) -> tuple[bytes, bytes, bytes] | None:
-    """What submissions that share a job have in common."""
-    if not unique:
-        return None
-    if unique != b"-":
-        return name, unique, b""
-    return (name, b"-", data) if data else None
+
+def _age(job: Job) -> tuple[float, int]:
+    """The older a job is, the less."""
+    return job.created, int(job.handle.rpartition(b":")[2])

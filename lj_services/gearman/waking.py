@@ -6,10 +6,12 @@ from collections import OrderedDict
 from typing import Final
 
 from lj_services.gearman.jobs import Function, Peer
-from lj_services.gearman.protocol import PacketType
+from lj_services.gearman.protocol import PacketType, answer
 
 PATIENCE_S: Final = 1.0
 """How long a woken worker may take to ask for a job before another one is woken."""
+
+NOOP: Final = answer(PacketType.NOOP)
 
 
 class Wakes:
@@ -27,13 +29,14 @@ class Wakes:
         """
         missing = function.ready - function.woken
         while missing > 0 and function.sleepers:
-            peer = next(iter(function.sleepers))
-            for other, _ in peer.abilities.values():
-                other.sleepers.pop(peer, None)
+            peer, _ = function.sleepers.popitem(last=False)
+            if len(peer.abilities) > 1:
+                for other, _ in peer.abilities.values():
+                    other.sleepers.pop(peer, None)
             peer.woken_for = function
             function.woken += 1
             self._woken[peer] = now
-            peer.send(PacketType.NOOP)
+            peer.write(NOOP)
             missing -= 1
 
     def heard(self, peer: Peer, now: float) -> Function | None:
@@ -50,7 +53,7 @@ class Wakes:
         if was_for is not None:
             was_for.woken -= 1
             del self._woken[peer]
-            if peer.gone:
+            if peer.gone and was_for.sleepers:
                 self.wake(was_for, now)
         return was_for
 

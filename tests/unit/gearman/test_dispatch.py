@@ -8,7 +8,8 @@ from lj_services.gearman.dispatch import Dispatcher
 from lj_services.gearman.jobs import Peer
 from lj_services.gearman.protocol import Line, Magic, Packet, PacketParser
 from lj_services.gearman.protocol import PacketType as T
-from lj_services.gearman.queues import Queues, Rules
+from lj_services.gearman.queues import Queues
+from lj_services.gearman.rules import Rules
 
 pytestmark = pytest.mark.unit
 

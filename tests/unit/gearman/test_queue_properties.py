@@ -209,7 +209,8 @@ class Model(RuleBasedStateMachine):
         assert set(self.queues.jobs) == set(self.jobs)
         places: list[Job] = []
         for function in self.queues.functions.values():
-            queued = [job for queue in function.queues for job in queue.values()]
+            queued = list(function.queued())
+            assert len(queued) == function.ready == sum(map(function.ready_of, Priority))
             places += [*queued, *function.scheduled.values(), *function.running.values()]
             assert all(job.state is JobState.QUEUED for job in queued)
             assert function.total == sum(k.name == function.name for k in self.jobs.values())
