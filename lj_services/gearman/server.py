@@ -25,7 +25,7 @@ from itertools import count
 from typing import Final
 
 import lj_services
-from lj_services.daemon.listening import TICK_S, TcpConnection, TcpService
+from lj_services.daemon.listening import TICK_S, TcpConnection, TcpService, spare_the_collector
 from lj_services.gearman.admin import Admin
 from lj_services.gearman.config import ServerSettings
 from lj_services.gearman.dispatch import OFTEN, Dispatcher
@@ -99,6 +99,7 @@ class GearmanService(TcpService[ServerSettings]):
         Raises:
             OSError: the address can't be bound.
         """
+        spare_the_collector()  # jobs are taken from their peers before they are let go
         await super().start()
         self.show_metrics(ServerMetrics(self.queues, lambda: self.cut_off))
 

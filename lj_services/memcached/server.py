@@ -22,14 +22,13 @@ least recently used items.  Beyond half of the limit such values are refused.
 
 from __future__ import annotations
 
-import gc
 import signal
 from collections import deque
 from itertools import count
 from typing import Final
 
 import lj_services
-from lj_services.daemon.listening import TICK_S, TcpConnection, TcpService
+from lj_services.daemon.listening import TICK_S, TcpConnection, TcpService, spare_the_collector
 from lj_services.memcached.config import ServerSettings
 from lj_services.memcached.engine import Engine
 from lj_services.memcached.items import Items
@@ -79,10 +78,7 @@ class MemcachedService(TcpService[ServerSettings]):
         Raises:
             OSError: the address can't be bound.
         """
-        # Items that are let go are never part of a cycle (they are unlinked from the wheel
-        # first), so the collector would walk millions of them in vain; the young
-        # generations are enough for the rest.
-        gc.set_threshold(10_000, 10, 1_000_000)
+        spare_the_collector()  # items are unlinked from the wheel before they are let go
         await super().start()
         self.show_metrics(ServerMetrics(self.items, self.counters))
 
