@@ -16,7 +16,8 @@ One write on its way through the files:
   ``classify`` judges each, ``result`` counts and gives the verdict, ``statistics`` says
   what it proves, ``report`` prints it with ``advice`` from what ``hostfacts`` found.
 
-``cycle`` repeats this with a power switch.  This package stands alone: it imports
+``cycle`` repeats this with a power switch; ``gate`` reads the reports and says whether a host
+may hold data.  This package stands alone: it imports
 nothing of the rest of the kit, and needs click, pydantic and rich (fabric for hosts by
 ssh).
 """

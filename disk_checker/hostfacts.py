@@ -20,6 +20,7 @@ from typing import Any
 from disk_checker import host
 
 SYS = Path("/sys")
+DEV = Path("/dev")
 
 RAID_TOOLS: dict[str, tuple[tuple[str, ...], ...]] = {
     "megaraid_sas": (
@@ -57,6 +58,13 @@ def device_of(path: Path) -> str:
     return link.resolve().name if link.exists() else ""
 
 
+def links_to(*names: str) -> list[str]:
+    """Other names of devices that outlive a reboot: by-id, by-uuid, LVM's, md's."""
+    folders = [*DEV.glob("disk/by-*"), DEV / "mapper", DEV / "md"]
+    links = (link for folder in folders if folder.is_dir() for link in folder.iterdir())
+    return sorted(str(link) for link in links if link.is_symlink() and link.resolve().name in names)
+
+
 def layers(name: str, seen: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
     """A device and all that it stands on, from the top down."""
     if not name or name in seen:
@@ -69,6 +77,8 @@ def layers(name: str, seen: frozenset[str] = frozenset()) -> list[dict[str, Any]
     layer: dict[str, Any] = {"device": f"/dev/{name}"}
     if disk != real:
         layer["disk"] = f"/dev/{disk.name}"
+    if links := links_to(name, disk.name):
+        layer["links"] = links
     for key, file in (
         ("write_cache", "queue/write_cache"),
         ("fua", "queue/fua"),

@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
 
-def play(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def play(
+    folder: Path, *words: str, book: Path = ROOT / "playbooks/disk_check.yml"
+) -> subprocess.CompletedProcess[str]:
     inventory = folder / "hosts.json"
     host = {
         "ansible_connection": "local",
@@ -35,11 +37,16 @@ def play(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     }
     inventory.write_text(json.dumps({"all": {"hosts": {"box1": host}}}))
     return subprocess.run(
-        [BIN / "ansible-playbook", "-i", inventory, ROOT / "playbooks/disk_check.yml", *words],
+        [BIN / "ansible-playbook", "-i", inventory, book, *words],
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        env={
+            **os.environ,
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_ROLES_PATH": str(ROOT / "roles"),
+        },
     )
 
 
@@ -64,3 +71,32 @@ def test_a_disk_is_tested_once_reported_and_a_liar_refused(tmp_path: Path) -> No
     assert "box1 must not hold data" in refused.stdout
     assert "LYING: it did" in refused.stdout
     assert play(tmp_path, "-e", "disk_checker_override=true").returncode == 0
+
+
+def refuse(folder: Path, **variables: object) -> subprocess.CompletedProcess[str]:
+    """A role that puts data on disks asks."""
+    book = folder / "storage.yml"
+    task = {"ansible.builtin.include_role": {"name": "disk_checker", "tasks_from": "refuse"}}
+    book.write_text(
+        json.dumps([{"hosts": "all", "gather_facts": False, "vars": variables, "tasks": [task]}])
+    )
+    return play(folder, "--check", book=book)
+
+
+def test_a_role_that_puts_data_on_disks_asks_about_its_own(tmp_path: Path) -> None:
+    assert refuse(tmp_path, disk_checker_disks=["/dev/sdb"]).returncode == 0
+    untested = refuse(tmp_path, disk_checker_disks=["/dev/sdb"], disk_checker_required=True)
+    assert untested.returncode != 0
+    assert "/dev/sdb: was not tested" in untested.stdout
+
+    reports = tmp_path / "control/disk-checker/reports/box1"
+    reports.mkdir(parents=True)
+    for device, code in (("/dev/sdb", 0), ("/dev/sdc", 1)):
+        plan = {"target": device, "facts": {}}
+        report = {"exit_code": code, "headline": "so it is", "clean_cycles": 1, "plan": plan}
+        (reports / f"{Path(device).name}.json").write_text(json.dumps(report))
+    honest = refuse(tmp_path, disk_checker_disks=["/dev/sdb"], disk_checker_required=True)
+    assert honest.returncode == 0, honest.stdout
+    lying = refuse(tmp_path, disk_checker_disks=["/dev/sdb", "/dev/sdc"])
+    assert lying.returncode != 0
+    assert "/dev/sdc: must not hold data: so it is" in lying.stdout

@@ -1,0 +1,112 @@
+"""`disk-checker create`: the writer on the victim."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from disk_checker import hostfacts
+from disk_checker.cli.options import Size, writing_options
+from disk_checker.errors import DAMAGED
+from disk_checker.ledger import run_name
+from disk_checker.plan import SyncName, WorkloadName
+from disk_checker.target import claim
+from disk_checker.uplink import Uplink
+from disk_checker.writer import Writer
+
+
+@click.command()
+@click.argument("listener", metavar="HOST:PORT")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("size", type=Size())
+@writing_options
+@click.option("--seconds", type=float, help="Stop by itself after so long (proves nothing).")
+def create(
+    listener: str,
+    file: Path,
+    size: int,
+    workload: WorkloadName,
+    sync: SyncName,
+    direct: bool,
+    block_size: int,
+    threads: int,
+    depth: int,
+    fill: bool,
+    read_back: int,
+    on_error: Literal["stop", "continue"],
+    force: bool,
+    seconds: float | None,
+) -> int:
+    """Write to FILE (a file, a folder for renames, a device) until the power goes."""
+    target = claim(
+        file,
+        size=size,
+        block_size=block_size,
+        workload=workload,
+        sync=sync,
+        direct=direct,
+        threads=threads,
+        depth=depth,
+        filled=fill,
+        force=force,
+        facts=hostfacts.gather(file),
+    )
+    try:
+        line = Uplink(listener, target.plan)
+        click.echo(f"disk-checker: run {run_name(line.run)}")
+        target.prepare()
+        writer = Writer(
+            target.plan, line, target.open, read_back=read_back, go_on=on_error == "continue"
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: writer.stop.set())
+        writer.start()
+        _watch(writer, target.plan.size, seconds)
+        writer.join()
+        if line.fault is None and not writer.progress.errors:
+            line.note({"note": "stopped"})
+        line.close()
+    finally:
+        target.close()
+    if line.fault is not None:
+        raise line.fault
+    progress = writer.progress
+    for error in progress.errors[:10]:
+        click.echo(f"disk-checker: {error}", err=True)
+    for finding in progress.findings[:10]:
+        click.echo(
+            f"disk-checker: read back block {finding.block}: {finding.cls}: {finding.found}",
+            err=True,
+        )
+    click.echo(f"disk-checker: stopped; {progress.acked} writes acknowledged")
+    return DAMAGED if progress.errors or progress.findings else 0
+
+
+def _watch(writer: Writer, size: int, seconds: float | None) -> None:
+    """A line a second, as it always was, until the writer ends."""
+    begun = time.monotonic()
+    said, acked = begun, 0
+    while writer.alive:
+        # Not an endless wait: a signal's handler runs between these.
+        writer.stop.wait(0.05)
+        now = time.monotonic()
+        if seconds is not None and now - begun >= seconds:
+            writer.stop.set()
+        if now - said >= 1:
+            done = writer.progress.acked
+            rate = (done - acked) / (now - said)
+            click.echo(
+                f"  disk-checker: running {now - begun:.0f} sec, {done} writes acknowledged "
+                f"of {size >> 20} MB; {rate:.0f}/s"
+            )
+            with suppress(OSError):
+                sys.stdout.flush()
+            said, acked = now, done
+        if writer.stop.is_set():
+            return
