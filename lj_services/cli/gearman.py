@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import click
 
 from lj_services.cli.gearman_clients import dmap, submit, worker
+from lj_services.cli.gearman_gofer import gofer
 from lj_services.cli.output import CommandError, Output, json_option
 from lj_services.daemon import ExitCode, HostPort
 from lj_services.gearman.admin_client import AdminClient, AdminRefused
@@ -38,7 +39,7 @@ def command() -> None:
 
 
 command.add_command(serve)
-for _client in (submit, worker, dmap):
+for _client in (submit, worker, dmap, gofer):
     command.add_command(_client)
 
 

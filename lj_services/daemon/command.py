@@ -24,17 +24,17 @@ import click
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from lj_services.daemon.config import DaemonSettings, load_settings
+from lj_services.daemon.config import ServiceSettings, load_settings
 from lj_services.daemon.lifecycle import ExitCode
 
-S = TypeVar("S", bound=DaemonSettings)
+S = TypeVar("S", bound=ServiceSettings)
 P = ParamSpec("P")
 
 
 class ServeCommand(click.Command):
     """A click command whose help ends with the table of the daemon's settings."""
 
-    settings_model: type[DaemonSettings]
+    settings_model: type[ServiceSettings]
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [
@@ -57,16 +57,21 @@ def _describe(field: FieldInfo) -> str:
     if field.is_required():
         return f"{text}  [required]"
     default = field.get_default(call_default_factory=False)
-    return text if default in (None, "", PydanticUndefined) else f"{text}  [default: {default}]"
+    if default in (None, "", (), PydanticUndefined):
+        return text
+    if isinstance(default, tuple):
+        default = ", ".join(map(str, default))
+    return f"{text}  [default: {default}]"
 
 
 def serve_command(
-    model: type[S],
+    model: type[S], name: str = "serve"
 ) -> Callable[[Callable[Concatenate[Callable[[], S], P], ExitCode]], click.Command]:
     """Turn a function that runs a daemon into its ``serve`` command.
 
     Args:
-        model: the daemon's settings.
+        model: the daemon's settings; without ``listen`` there is no such option.
+        name: the command's name.
 
     Returns:
         A decorator.  The decorated function is given a callable that reads the
@@ -78,20 +83,25 @@ def serve_command(
         @functools.wraps(run)
         def main(
             config: Path | None,
-            listen: str | None,
             assignments: Sequence[str],
             log_format: str | None,
             *args: P.args,
             **kwargs: P.kwargs,
         ) -> None:
             words = list(assignments)
+            listen = kwargs.pop("listen", None)
             if listen is not None:
                 words.append(f"listen={listen!r}")
             if log_format is not None:
                 words.append(f"log_format={log_format!r}")
             sys.exit(run(lambda: load_settings(model, config, words), *args, **kwargs))
 
-        command: Any = click.command("serve", cls=ServeCommand)(main)
+        listens = [
+            click.Option(["--listen"], metavar="HOST:PORT", help="Address that clients connect to.")
+        ]
+        if "listen" not in model.model_fields:
+            listens.clear()
+        command: Any = click.command(name, cls=ServeCommand)(main)
         command.settings_model = model
         command.params = [
             click.Option(
@@ -99,9 +109,7 @@ def serve_command(
                 type=click.Path(dir_okay=False, path_type=Path),
                 help="Settings file (TOML).  Without one the defaults run.",
             ),
-            click.Option(
-                ["--listen"], metavar="HOST:PORT", help="Address that clients connect to."
-            ),
+            *listens,
             click.Option(
                 ["--set", "assignments"],
                 multiple=True,

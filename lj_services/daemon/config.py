@@ -98,10 +98,9 @@ ByteSize = Annotated[int, BeforeValidator(_bytes), Field(ge=0)]
 """A number of bytes; a string may carry a binary unit: ``64k``, ``512m``, ``2g``."""
 
 
-class DaemonSettings(Settings):
-    """The settings that every daemon has; a daemon's own model adds to them."""
+class ServiceSettings(Settings):
+    """The settings that everything has which runs until it is told to stop."""
 
-    listen: HostPort = Field(description="address that clients connect to, HOST:PORT")
     metrics_listen: HostPort | None = Field(
         default=None,
         description="address of /metrics (Prometheus) and /health, HOST:PORT; unset: off",
@@ -112,14 +111,20 @@ class DaemonSettings(Settings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="the least important kind of event that is logged"
     )
+    drain_timeout_s: float = Field(
+        default=10.0, ge=0, description="seconds that work in flight may take after SIGTERM"
+    )
+
+
+class DaemonSettings(ServiceSettings):
+    """The settings that every daemon has; a daemon's own model adds to them."""
+
+    listen: HostPort = Field(description="address that clients connect to, HOST:PORT")
     max_connections: int = Field(
         default=10_000, ge=1, description="client connections at once; more are refused"
     )
     idle_timeout_s: float = Field(
         default=0.0, ge=0, description="seconds of silence before a client is cut off; 0: never"
-    )
-    drain_timeout_s: float = Field(
-        default=10.0, ge=0, description="seconds that work in flight may take after SIGTERM"
     )
 
 

@@ -32,7 +32,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from lj_services.daemon.config import ConfigError, DaemonSettings
+from lj_services.daemon.config import ConfigError, ServiceSettings
 from lj_services.daemon.log import configure_logging
 from lj_services.daemon.metrics import MetricsServer
 
@@ -57,8 +57,8 @@ class ExitCode(enum.IntEnum):
     UNREACHABLE = 6
 
 
-S_contra = TypeVar("S_contra", bound=DaemonSettings, contravariant=True)
-S = TypeVar("S", bound=DaemonSettings)
+S_contra = TypeVar("S_contra", bound=ServiceSettings, contravariant=True)
+S = TypeVar("S", bound=ServiceSettings)
 
 
 class Service(Protocol[S_contra]):
@@ -155,7 +155,8 @@ class _Life(Generic[S]):
         loop.add_signal_handler(signal.SIGHUP, self.on_reload, service)
         self.unhealthy = None
         notify_systemd("READY=1")
-        log.info("ready", extra={"service": self.name, "listen": str(self.settings.listen)})
+        listen = getattr(self.settings, "listen", "nowhere")
+        log.info("ready", extra={"service": self.name, "listen": str(listen)})
         try:
             await self.stopping.wait()
             self.unhealthy = "draining"

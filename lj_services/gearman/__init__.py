@@ -25,6 +25,7 @@ What programs import::
                    async_worker.py does many at a time in one event loop
     prefork.py     many worker processes under one parent
     dmap.py        map a function over workers
+    gofer/         few database connections for many programs; a DB-API 2.0 driver
     client_errors.py   what can go wrong
 
 What both kinds of clients and workers share knows no sockets::

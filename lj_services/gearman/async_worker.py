@@ -163,6 +163,16 @@ class AsyncWorker:
 
         return decorate
 
+    @property
+    def at_once(self) -> int:
+        """How many jobs are done at the same time."""
+        return self._session.at_once
+
+    @at_once.setter
+    def at_once(self, count: int) -> None:
+        self._session.at_once = count
+        self._changed.set()
+
     def stop(self) -> None:
         """Let `run` return after the current jobs; to be called in the event loop."""
         self._stopping = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import selectors
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from lj_services.gearman.client_errors import BadAnswer, ConnectionLost, GearmanError, TaskTimeout
@@ -70,6 +71,19 @@ class TaskSet:
             The tasks in the order in which they were added; look at `Task.failure`, or
             ask for `Task.value`.
         """
+        for _ in self.rounds(timeout_s):
+            pass
+        return self.tasks
+
+    def rounds(self, timeout_s: float | None = None) -> Iterator[None]:
+        """`run` step by step: each time that something came, the caller may look at it.
+
+        The servers wait while the caller does something else.  Closing the generator gives
+        up what is under way.
+
+        Args:
+            timeout_s: longest time for all tasks, in seconds; None: for ever.
+        """
         start = self._start = time.monotonic()
         end = None if timeout_s is None else start + timeout_s
         self._selector = selectors.DefaultSelector()
@@ -90,10 +104,10 @@ class TaskSet:
                     break
                 for key, _ in self._selector.select(left):
                     self._read(key.data)
+                yield
         finally:
             self._start = None
             self._give_back()
-        return self.tasks
 
     # -- connections ---------------------------------------------------------------
 

@@ -67,7 +67,9 @@ class WorkerSession(Generic[F, C]):
             raise ValueError(f"at_once is {at_once}; it must be 1 or more")
         self._client_id = client_id
         self._max_pause_s = max_pause_s
-        self._at_once = at_once
+        self.at_once = at_once
+        """How many jobs may be done at the same time; may become less for a while."""
+        self._most = at_once
         self._turn = 0
         self.abilities: dict[str, Ability[F]] = {}
         self.running = 0
@@ -100,7 +102,7 @@ class WorkerSession(Generic[F, C]):
     def greet(self, server: ServerState[C], connection: C) -> Iterator[Outgoing]:
         """Take over a new connection; the packets to send on it first."""
         server.connection = connection
-        server.link = Link(self._at_once)
+        server.link = Link(self._most)
         name = self._client_id or f"{socket.gethostname()}-{os.getpid()}"
         yield PacketType.SET_CLIENT_ID, (name.encode()[:MAX_CLIENT_ID],)
         for function, ability in self.abilities.items():
@@ -135,7 +137,7 @@ class WorkerSession(Generic[F, C]):
     def next_to_ask(self) -> ServerState[C] | None:
         """The server to ask for a job now; None: none, or there is enough to do."""
         count = len(self.servers)
-        if self.running + self.asked >= self._at_once:
+        if self.running + self.asked >= self.at_once:
             return None
         for step in range(count):
             server = self.servers[(self._turn + step) % count]
