@@ -37,6 +37,7 @@ from lj_services.memcached.protocol.commands import (
     Quit,
     Refused,
     Request,
+    Sets,
     Shutdown,
     Stats,
     Store,
@@ -91,6 +92,7 @@ class Engine:
         self.handlers: dict[type[Any], Callable[[Any, Replies], bool | None]] = {
             Get: self._get,
             Store: self._store,
+            Sets: self._sets,
             GetAndTouch: self._get_and_touch,
             Delete: self._delete,
             Arithmetic: self._arithmetic,
@@ -111,7 +113,7 @@ class Engine:
             MetaDebug: meta.debug,
         }
 
-    def execute(self, request: Request | Refused, out: Replies) -> bool | None:
+    def execute(self, request: Request | Sets | Refused, out: Replies) -> bool | None:
         """Do what `request` asks and append the reply to `out`.
 
         Returns:
@@ -218,6 +220,13 @@ class Engine:
             reply = self._store_if(mode, key, flags, exptime, value, cas)
         if not noreply:
             out.append(reply)
+
+    def _sets(self, request: Sets, out: Replies) -> None:
+        put = self.items.put
+        for key, flags, value, exptime in request.sets:
+            put(key, flags, value, self.moment(exptime) if exptime else NEVER)
+        self.counters.cmd_set += len(request.sets)
+        out.append(replies.STORED * len(request.sets))
 
     def _store_if(
         self, mode: str, key: bytes, flags: int, exptime: int, value: bytes, cas: int

@@ -176,6 +176,19 @@ class Refused(NamedTuple):
     forget: bytes | None = None
 
 
+PlainSet: TypeAlias = tuple[bytes, int, bytes, int]
+"""Key, flags, value and exptime of a ``set`` that wants its reply; numbers of 9 digits at most."""
+
+
+class Sets(NamedTuple):
+    """Plain sets, one right behind the other in a pipeline: the parser's short form of `Store`.
+
+    A named tuple for each of them would take a third of the time that such a set takes.
+    """
+
+    sets: list[PlainSet]
+
+
 Request: TypeAlias = (
     Get
     | GetAndTouch

@@ -15,6 +15,10 @@ many bytes (`_need`, when a command line has announced a value) or a line end.
 So a client that sends byte by byte costs time in proportion to its bytes, and
 what is held is at most one line (`_line_limit`) or one line and one value.
 
+Plain sets, as clients that fill a cache send them by the hundred, are read in a loop
+of their own (`_plain_sets`) and given out together.  It stops where anything is
+unusual, and what `next_request` then makes of that place it would have made anyway.
+
 A request line is parsed again when its value has arrived.  That way the only
 state of the parser, between two calls, is where it stands in the stream.
 
@@ -30,6 +34,7 @@ The error texts are those of memcached 1.6.18, which clients know.
 
 from __future__ import annotations
 
+import re
 from typing import Final, get_args
 
 from lj_services.memcached.protocol import replies
@@ -38,8 +43,10 @@ from lj_services.memcached.protocol.commands import (
     UINT32_MAX,
     Get,
     MetaSet,
+    PlainSet,
     Refused,
     Request,
+    Sets,
     Store,
     StoreMode,
 )
@@ -62,6 +69,8 @@ BINARY_HEADER: Final = 24
 _MOST_BYTES: Final = 2**31 - 3  # memcached reads the size of a value as a C int
 _BAD_CHUNK: Final = Refused(replies.BAD_CHUNK)
 _LINE_TOO_LONG: Final = Refused(replies.client_error("line too long"), close=True)
+# Key, flags, exptime and size; a plus sign after a quantifier: what it took, it keeps.
+_plain_set_line: Final = re.compile(rb"set ([^ \n]++) (\d{1,9}+) (\d{1,9}+) (\d{1,9}+)\r\n").match
 _STORE_MODES: Final[dict[bytes, StoreMode]] = {mode.encode(): mode for mode in get_args(StoreMode)}
 
 
@@ -123,11 +132,15 @@ class RequestParser:
             return None if b"" in keys else keys
         return None
 
-    def next_request(self) -> Request | Refused | None:
-        """The next request, or None until more is fed."""
+    def next_request(self) -> Request | Sets | Refused | None:
+        """The next request, or None until more is fed; plain sets in a row come as one."""
         request: Request | Refused | None
         buffer = self._buffer
         start = self._pos
+        if self.idle:
+            return None
+        if buffer.startswith(b"set ", start) and (sets := self._plain_sets()):
+            return Sets(sets)
         end = buffer.find(b"\n", start)
         if end < 0:
             return self._unfinished_line(start)
@@ -139,15 +152,11 @@ class RequestParser:
                 self._pos = end + 1
                 return ERROR
         verb = words[0]
-        if len(line) <= MAX_KEY:  # then so is every key
-            # The two requests that nearly all are, in their plain form.  What is
-            # unusual about them, or wrong, the readers below find.
-            if verb == b"get" and len(words) > 1:
-                self._pos = end + 1
-                del words[0]
-                return Get(words)
-            if verb == b"set" and len(words) == 5 and (request := self._plain_set(words, end + 1)):
-                return request
+        if verb == b"get" and len(words) > 1 and len(line) <= MAX_KEY:  # then so is every key
+            # The other request that nearly all are.
+            self._pos = end + 1
+            del words[0]
+            return Get(words)
         if buffer[start] == BINARY_MAGIC:
             return self._binary(start)
         if len(line) > MAX_LINE and len(line) > _longest(line):
@@ -183,20 +192,26 @@ class RequestParser:
 
     # -- lines that announce a value: None while the value is on its way ----------
 
-    def _plain_set(self, words: list[bytes], after: int) -> Store | None:
-        """A set without noreply whose value has arrived; None if it is any other."""
-        _, key, flags, exptime, size = words
-        if not (flags + exptime + size).isdigit():
-            return None
-        end = after + int(size)
+    def _plain_sets(self) -> list[PlainSet]:
+        """The plain sets that come next, one behind the other, whose values have arrived.
+
+        What is unusual about a set, or wrong, ends the row; `_store` finds out what it is.
+        """
+        sets: list[PlainSet] = []
         buffer = self._buffer
-        if buffer[end : end + 2] != b"\r\n" or len(key) + end - after > self.max_item:
-            return None
-        number = int(flags)
-        if number > UINT32_MAX or len(exptime) > 10:
-            return None
-        self._pos = end + 2
-        return Store("set", key, number, int(exptime), buffer[after:end])
+        start = self._pos
+        while line := _plain_set_line(buffer, start, start + MAX_KEY):  # so the key is not longer
+            key, flags, exptime, size = line.groups()
+            begin = line.end()
+            end = begin + int(size)
+            if buffer[end : end + 2] != b"\r\n" or len(key) + end - begin > self.max_item:
+                break
+            sets.append((key, int(flags), buffer[begin:end], int(exptime)))
+            start = end + 2
+        self._pos = start
+        if start == len(buffer):
+            self._rest()
+        return sets
 
     def _store(self, words: list[bytes], after: int) -> Store | Refused | None:
         """A line of set and its kin, which ends at `after`."""
@@ -263,6 +278,12 @@ class RequestParser:
 
     # -- where the stream stands --------------------------------------------------
 
+    def _rest(self) -> None:
+        """All that was fed is used up: a client that rests costs no memory."""
+        self.idle = True
+        self._buffer = b""
+        self._pos = 0
+
     def _hold(self, start: int) -> None:
         """Keep everything from `start` on until there is more."""
         self._held += memoryview(self._buffer)[start:]
@@ -284,7 +305,8 @@ class RequestParser:
 
     def _unfinished_line(self, start: int) -> Refused | None:
         if start == len(self._buffer):
-            self.idle = not (self._held or self._skip or self._closed)
+            if not (self._held or self._skip or self._closed):
+                self._rest()
             return None
         rest = self._buffer[start:]
         if rest[0] == BINARY_MAGIC:

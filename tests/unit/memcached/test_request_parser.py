@@ -28,6 +28,7 @@ from lj_services.memcached.protocol.commands import (
     Quit,
     Refused,
     Request,
+    Sets,
     Shutdown,
     Stats,
     Store,
@@ -45,14 +46,27 @@ MAX_ITEM = 1000
 
 
 def parse(*pieces: bytes) -> list[Request | Refused]:
-    """What a new parser makes of the pieces."""
+    """What a new parser makes of the pieces; each plain set for itself."""
     parser = RequestParser(MAX_ITEM)
     found: list[Request | Refused] = []
     for piece in pieces:
         parser.feed(piece)
         while (request := parser.next_request()) is not None:
-            found.append(request)
+            if isinstance(request, Sets):
+                found += (
+                    Store("set", key, flags, exptime, value)
+                    for key, flags, value, exptime in request.sets
+                )
+            else:
+                found.append(request)
     return found
+
+
+def parse_one(parser: RequestParser) -> Request | Sets | Refused | None:
+    """The next request, after which there is no other."""
+    request = parser.next_request()
+    assert request is None or parser.next_request() is None
+    return request
 
 
 def typed(requests: list[Request | Refused]) -> list[tuple[type, Request | Refused]]:
@@ -180,7 +194,68 @@ def test_the_short_cut_is_not_taken_in_the_middle_of_a_request() -> None:
     assert parser.next_request() is None
     assert parser.lone_get(b"get k\r\n") is None
     parser.feed(b"get k\r\n\r\n")
-    assert parser.next_request() == Store("set", b"k", 0, 0, b"get k\r\n")
+    assert parse_one(parser) == Sets([(b"k", 0, b"get k\r\n", 0)])
+
+
+plain_sets = st.builds(
+    Store,
+    st.just("set"),
+    keys,
+    st.integers(0, 10**9 - 1),
+    st.integers(0, 10**9 - 1),
+    values,
+    cas=st.just(0),
+    noreply=st.just(False),
+)
+
+
+@given(st.lists(plain_sets, min_size=1, max_size=5), requests | garbage_lines)
+def test_plain_sets_in_a_row_are_given_out_together(
+    sets: list[Store], other: Request | bytes
+) -> None:
+    parser = RequestParser(MAX_ITEM)
+    last = other if isinstance(other, bytes) else encode(other)
+    parser.feed(b"".join(map(encode, sets)) + last)
+    first = parser.next_request()
+    if all(len(encode(one)) - len(one.value) <= MAX_KEY for one in sets):
+        assert isinstance(first, Sets)
+        expected = [(one.key, one.flags, one.value, one.exptime) for one in sets]
+        assert first.sets[: len(sets)] == expected
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        b"set k 0 0 1 noreply\r\nx\r\n",
+        b"set k 0 -1 1\r\nx\r\n",
+        b"set k 4294967295 0 1\r\nx\r\n",
+        b"set k 0 0 1\nx\r\n",
+        b"set  k 0 0 1\r\nx\r\n",
+        b"set " + b"k" * MAX_KEY + b" 0 0 1\r\nx\r\n",
+        b"set k 0 0 1\r\nxx\r\n",
+        b"set k 0 0 2000\r\n" + b"x" * 2000 + b"\r\n",
+        b"set k 0 0 10\r\nxx",
+        b"set k 0 ",
+        b"get k\r\n",
+    ],
+)
+def test_whatever_else_ends_the_row(end: bytes) -> None:
+    row = b"set a 1 2 1\r\nx\r\nset b 3 4 0\r\n\r\n"
+    parser = RequestParser(MAX_ITEM)
+    parser.feed(row + end)
+    assert parser.next_request() == Sets([(b"a", 1, b"x", 2), (b"b", 3, b"", 4)])
+    assert typed(parse(row + end)[2:]) == typed(parse(end))
+
+
+@given(streams)
+def test_a_client_that_rests_costs_no_memory(stream: bytes) -> None:
+    parser = RequestParser(MAX_ITEM)
+    parser.feed(stream)
+    while parser.next_request() is not None:
+        pass
+    if parser.idle:
+        assert not parser.held
+        assert not parser._buffer  # what was read last is let go
 
 
 @pytest.mark.parametrize(
