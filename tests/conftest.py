@@ -7,6 +7,7 @@ pytest_plugins = [
     "tests.support.databases",
     "tests.support.gearman",
     "tests.support.memcached",
+    "tests.support.perlbal",
     "tests.support.job_servers",
     "tests.support.journal",
     "tests.support.together",

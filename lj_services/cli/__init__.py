@@ -23,6 +23,7 @@ GROUPS = {
     "memcached": "Cache servers and their rings",
     "mover": "The workers who move users between clusters",
     "moves": "Moves of users between clusters",
+    "perlbal": "The load balancer, reverse proxy and web server",
     "smoke": "Use the site as two people would, and show where every row lies",
     "users": "Users and the clusters they live on",
 }

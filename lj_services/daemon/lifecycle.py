@@ -69,6 +69,7 @@ class Service(Protocol[S_contra]):
 
         Raises:
             OSError: an address can't be bound, or a peer that is needed is away.
+            ConfigError: what is only read here, in a language of the service's own, is wrong.
         """
 
     async def drain(self) -> None:
@@ -145,13 +146,14 @@ class _Life(Generic[S]):
                 metrics = MetricsServer(self.settings.metrics_listen, lambda: self.unhealthy)
             service = make_service(self.settings)
             await service.start()
-        except OSError as error:
+        except (OSError, ConfigError) as error:
             log.error("can't start: %s", error, extra={"service": self.name})
             if service is not None:
                 await service.close()
             if metrics is not None:
                 metrics.close()
-            return ExitCode.UNREACHABLE
+            refused = isinstance(error, ConfigError)
+            return ExitCode.CONFIG if refused else ExitCode.UNREACHABLE
         loop.add_signal_handler(signal.SIGHUP, self.on_reload, service)
         self.unhealthy = None
         notify_systemd("READY=1")

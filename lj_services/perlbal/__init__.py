@@ -1,0 +1,39 @@
+"""Perlbal: the HTTP load balancer and reverse proxy that a site's clients talk to.
+
+It speaks the original's configuration language, in a file and live on its console, and what
+Perlbal calls a service, a pool, a role or a tunable is called so here.
+
+A request's way through a reverse proxy, and the files that it meets::
+
+    listening.py         a service's address, and TLS
+    frontend.py          ClientConnection: one client; requests in, responses out, in order
+      http/head.py         bytes -> the request's head, strict against smuggling
+      http/chunked.py      bodies that come in chunks
+    selector.py          (a service that gives the request to another one)
+    proxy/role.py        ProxyRole: which connection to a node takes it
+      proxy/queues.py      high, normal, low: requests that wait
+      proxy/exchange.py    the request on its way; when it may be sent twice
+      nodes.py             what is known of a node, and when it is left out
+    proxy/backend.py     Backend: one connection to a node; the response back to the client
+      proxy/headers.py     who is believed, what is passed on
+      http/head.py         bytes -> the response's head
+
+No step waits: a connection that is full tells the other side to stop, and nothing is kept
+but what is on its way.  One object is made for each request (`proxy.exchange.Exchange`)
+beside its two heads.
+
+What there is, and what changes it::
+
+    balancer.py          Balancer: all services, pools, nodes, plug-ins; carries out lines
+    language.py          a line -> a command
+    commands/            what each command does
+    service.py           a service: role, parameters, plug-ins
+    tunables.py          the table of parameters (values.py: their kinds; parameters.py: the
+                         values that a service has)
+    pools.py             nodes by hand or from a file
+    management.py        the console: lines of text, and pages for a browser
+    hooks.py, plugin.py  where plug-ins come in, and how they are found; plugins/: the kit's
+
+``server.py`` is the daemon, ``config.py`` its settings, ``command.py`` the command;
+``client.py`` is what other programs speak to a console with.
+"""

@@ -1,0 +1,147 @@
+"""Pools: which nodes there are to send requests to; by hand, or from a file that is watched.
+
+A node file has one ``ip[:port]`` a line; ``#`` starts a comment.  A line that is there twice
+gives the node twice the share.  The file is looked at every `CHECK_EVERY_S` seconds.  If it
+can't be read, or a line of it is wrong, or no node is left in it, the nodes stay as they are
+and the log says so once: a file that is just being written must not empty the pool.
+
+Source: Perlbal 1.80, doc/pool-parameters.txt.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+from lj_services.perlbal.errors import CommandError
+from lj_services.perlbal.nodes import Address, parse_address
+from lj_services.perlbal.tunables import nearest
+
+CHECK_EVERY_S: Final = 3.0
+PARAMETERS: Final = ("nodefile", "balance_method")
+_NOTHING = frozenset({"none", "undef", "null", '""', "''"})
+
+log = logging.getLogger(__name__)
+
+
+class Pool:
+    """A named list of nodes.
+
+    Attributes:
+        name: in lower case.
+        nodes: the addresses; one that is there twice gets twice the share.
+        generation: grows with every change, so that connections to what is gone are noticed.
+        services: how many services use it.
+        used: how often each node was given a request, by address.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.nodes: list[Address] = []
+        self.generation = 0
+        self.services = 0
+        self.used: Counter[Address] = Counter()
+        self.nodefile: Path | None = None
+        self._stamp: tuple[int, int, int] | None = None
+        self._complaint = ""
+
+    def set(self, key: str, value: str) -> None:
+        """Carry out ``SET pool.key = value``.
+
+        Raises:
+            CommandError: the parameter is unknown, the file can't be used, or the method is
+                none that there is.
+        """
+        if key == "balance_method":
+            if value != "random":
+                raise CommandError(f"Unknown balance method '{value}'; there is 'random'")
+        elif key == "nodefile":
+            self._set_nodefile(value)
+        else:
+            raise CommandError(nearest(key, PARAMETERS, "pool parameter"))
+
+    def add(self, address: Address) -> None:
+        """Add a node; one that is there already stays there once."""
+        self._change([node for node in self.nodes if node != address] + [address])
+
+    def remove(self, address: Address) -> None:
+        """Take a node out."""
+        self._change([node for node in self.nodes if node != address])
+
+    def shuffled(self) -> list[Address]:
+        """Every node, in random order; those with more lines tend to be first."""
+        nodes = self.nodes
+        return random.sample(nodes, len(nodes))
+
+    def check_nodefile(self) -> bool:
+        """Read the node file again if it changed; returns whether nodes did."""
+        if self.nodefile is None:
+            return False
+        try:
+            status = self.nodefile.stat()
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if stamp == self._stamp:
+                return False
+            nodes = _read_nodefile(self.nodefile)
+            if not nodes:
+                raise ValueError(f"{self.nodefile}: no node in it")
+            self._stamp = stamp
+        except (OSError, ValueError) as error:
+            if self._complaint != str(error):
+                self._complaint = str(error)
+                log.warning(
+                    "node file can't be used, the nodes stay as they are: %s",
+                    error,
+                    extra={"pool": self.name},
+                )
+            return False
+        self._complaint = ""
+        if nodes == self.nodes:
+            return False
+        self._change(nodes)
+        log.info(
+            "node file was read", extra={"pool": self.name, "nodes": " ".join(map(str, nodes))}
+        )
+        return True
+
+    def dump(self) -> list[str]:
+        """The commands that make this pool what it is, without CREATE."""
+        if self.nodefile is not None:
+            return [f"SET nodefile = {self.nodefile}"]
+        return [f"POOL ADD {self.name} {node}" for node in self.nodes]
+
+    def _set_nodefile(self, value: str) -> None:
+        if value in _NOTHING:
+            self.nodefile = None
+            return
+        path = Path(value)
+        try:
+            nodes = _read_nodefile(path)
+            status = path.stat()
+        except (OSError, ValueError) as error:
+            raise CommandError(f"File can't be used: {error}") from None
+        self.nodefile = path
+        self._stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        self._change(nodes)
+
+    def _change(self, nodes: list[Address]) -> None:
+        if nodes != self.nodes:
+            self.nodes = nodes
+            self.generation += 1
+
+
+def _read_nodefile(path: Path) -> list[Address]:
+    nodes = []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        try:
+            nodes.append(parse_address(words[0]))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+    return nodes

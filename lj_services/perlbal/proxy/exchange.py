@@ -1,0 +1,163 @@
+"""One request on its way through a reverse proxy.
+
+A request waits (in a queue), is with a node, or is finished.  What its body has brought
+before a node has it is held here; when a node has it, the body is passed on piece by piece,
+and the slower side sets the pace.
+
+When may a request be sent a second time?  Only when the node that had it has not begun to
+answer, all of it can be sent again, and doing it twice does no more than doing it once:
+GET, HEAD, OPTIONS and TRACE without a body.  Anything else may have had its effect
+although no answer came; the client is told 502.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from lj_services.perlbal.frontend import ClientConnection
+from lj_services.perlbal.http.chunked import LAST_CHUNK, chunk
+from lj_services.perlbal.http.head import CHUNKED, RequestHead
+from lj_services.perlbal.proxy.headers import head_for_node, lines_for_node
+from lj_services.perlbal.proxy.queues import Priority
+
+if TYPE_CHECKING:
+    from lj_services.perlbal.proxy.backend import Backend
+    from lj_services.perlbal.proxy.role import ProxyRole
+
+SAFE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
+MOST_TRIES: Final = 3
+
+
+class Exchange:
+    """One request, the client that waits for its response, and the node that makes it.
+
+    Attributes:
+        client: who asks.
+        request: what; plug-ins may change it before it is sent.
+        role: whose nodes are asked.
+        backend: the connection that has it now, or None.
+        priority: which queue it waits in.
+        asked_at: loop time at which it began to wait for a node.
+        tries: how many nodes had it.
+        responded: whether the client has been sent the beginning of a response.
+    """
+
+    __slots__ = (
+        "_asked",
+        "_chunked",
+        "_held",
+        "asked_at",
+        "backend",
+        "body_size",
+        "client",
+        "error_tries",
+        "priority",
+        "queued",
+        "request",
+        "responded",
+        "role",
+        "tries",
+    )
+
+    def __init__(self, client: ClientConnection, role: ProxyRole) -> None:
+        self.client = client
+        self.request: RequestHead = client.request
+        self.role = role
+        self.backend: Backend | None = None
+        self.priority = Priority.NORMAL
+        self.asked_at = 0.0
+        self.tries = 0
+        self.error_tries = 0
+        self.responded = False
+        self.queued = False
+        self.body_size = 0
+        self._held: list[bytes] = []
+        self._asked = False
+        self._chunked = False
+
+    # -- what the client's connection tells ---------------------------------------
+
+    def body(self, data: bytes) -> None:
+        """Pass a piece on, or hold it."""
+        self.body_size += len(data)
+        if self.backend is not None:
+            self.backend.write(chunk(data) if self._chunked else data)
+            return
+        self._held.append(data)
+        if self.body_size >= self.role.parameters.buffer_backend_connect:
+            self.client.pause_reading()
+            self._ask()
+
+    def body_done(self) -> None:
+        """The whole request has come."""
+        if self.backend is not None:
+            if self._chunked:
+                self.backend.write(LAST_CHUNK)
+        else:
+            self._ask()
+
+    def client_full(self) -> None:
+        """Take no more from the node for now."""
+        if self.backend is not None:
+            self.backend.pause_reading()
+
+    def client_ready(self) -> None:
+        """Take from the node again."""
+        if self.backend is not None:
+            self.backend.resume_reading()
+
+    def client_gone(self) -> None:
+        """Nobody waits for the response any more."""
+        self.role.abandon(self)
+
+    def describe(self) -> str:
+        """A few words for the console."""
+        text = f"; backend={self.backend.node.name}" if self.backend is not None else ""
+        if self.priority != Priority.NORMAL:
+            text += "; highpri" if self.priority == Priority.HIGH else "; lowpri"
+        return text + ("; responded" if self.responded else "")
+
+    # -- on its way ---------------------------------------------------------------
+
+    def _ask(self) -> None:
+        if not self._asked:
+            self._asked = True
+            self.role.request_backend(self)
+
+    def ask(self) -> None:
+        """Ask for a node: the request has no body."""
+        self._asked = True
+        self.role.request_backend(self)
+
+    def head(self, *, persist: bool) -> bytes | None:
+        """The head for the node, or None if a plug-in has answered the client."""
+        client = self.client
+        service = self.role.service
+        lines = lines_for_node(client, self.request, service)
+        if "backend_client_assigned" in service.hooks and service.hooks.run(
+            "backend_client_assigned", self, lines
+        ):
+            return None
+        whole = client.body_complete
+        self._chunked = self.request.length == CHUNKED and not whole
+        return head_for_node(
+            self.request, lines, persist=persist, body=self.body_size if whole else None
+        )
+
+    def take_held(self) -> list[bytes]:
+        """What has come of the body so far, to be written behind the head."""
+        held, self._held = self._held, []
+        if held and self._chunked:
+            return [chunk(b"".join(held))]
+        return held
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it may be sent to a node again after one that had it was lost."""
+        return (
+            not self.responded
+            and self.tries < MOST_TRIES
+            and self.request.method in SAFE
+            and self.request.length == 0
+            and not self.request.upgrade
+        )

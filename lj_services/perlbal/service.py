@@ -1,0 +1,290 @@
+"""A service: a name, a role, parameters, plug-ins; whether it is enabled, and what it listens on.
+
+What a service does with requests is its role's business (`Role`); the role is made when
+``SET role`` names it, and asked whenever a request for the service has come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lj_services.perlbal.errors import CommandError
+from lj_services.perlbal.hooks import Hooks
+from lj_services.perlbal.listening import Listener
+from lj_services.perlbal.parameters import Parameters
+from lj_services.perlbal.plugin import Plugin
+from lj_services.perlbal.tunables import nearest
+
+if TYPE_CHECKING:
+    from lj_services.perlbal.balancer import Balancer
+    from lj_services.perlbal.frontend import ClientConnection
+
+log = logging.getLogger(__name__)
+
+LINES_ORDER = ("role", "listen", "pool")
+
+
+class Role(Protocol):
+    """What a service does, by its role."""
+
+    def connection(self) -> asyncio.BaseProtocol:
+        """A protocol for a client that has connected to the service's own address."""
+
+    def start(self, client: ClientConnection) -> None:
+        """Take on ``client.request``: its head is complete, its body may follow."""
+
+    def changed(self, key: str) -> None:
+        """A parameter has changed."""
+
+    def tick(self, now: float) -> None:
+        """Time has passed: called about once a second with the loop's time."""
+
+    def describe(self) -> list[str]:
+        """Lines for ``show service NAME``, behind those that every service has."""
+
+    def check(self) -> None:
+        """Refuse to be enabled while something is missing.
+
+        Raises:
+            CommandError: what, and how to set it.
+        """
+
+    def close(self) -> None:
+        """The service is going: give back what is held."""
+
+
+class BaseRole:
+    """A role with nothing to say beyond what it must."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    def connection(self) -> asyncio.BaseProtocol:
+        """A protocol for HTTP."""
+        return self.service.balancer.client_connection(self.service)
+
+    def changed(self, key: str) -> None:
+        """Nothing has to be done."""
+
+    def tick(self, now: float) -> None:
+        """Nothing has to be done."""
+
+    def describe(self) -> list[str]:
+        """Nothing."""
+        return []
+
+    def check(self) -> None:
+        """Nothing is missing."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+RoleMaker = Callable[["Service"], Role]
+
+
+class Service:
+    """One service of a balancer.
+
+    Attributes:
+        name: in lower case.
+        parameters: what SET has set, and defaults.
+        hooks: what its plug-ins wait for.
+        extra: what ``SET extra.key`` and plug-ins keep.
+        insert, remove: HEADER's rules for requests to nodes.
+        role: None until ``SET role``.
+        requests: how many it was asked.
+    """
+
+    def __init__(self, name: str, balancer: Balancer) -> None:
+        self.name = name
+        self.balancer = balancer
+        self.parameters = Parameters()
+        self.hooks = Hooks()
+        self.extra: dict[str, Any] = {}
+        self.plugins: list[Plugin] = []
+        self.insert: list[tuple[bytes, bytes]] = []
+        self.remove: list[bytes] = []
+        self.role: Role | None = None
+        self.enabled = False
+        self.requests = 0
+        self.listener: Listener | None = None
+
+    # -- SET ----------------------------------------------------------------------
+
+    def set(self, key: str, text: str) -> None:
+        """Carry out ``SET name.key = text``.
+
+        Raises:
+            CommandError: it is refused; the answer says why.
+        """
+        if key in ("nodefile", "balance_method"):
+            self.balancer.pool_of(self, key).set(key, text)
+        elif (tunable := self.balancer.tunables.get(key)) is not None:
+            value = tunable.parse(text, self.parameters.role)
+            self._apply(key, value)
+        elif key.startswith("extra.") and len(key) > 6:
+            self.extra[key[6:]] = text
+        elif "." in key:
+            self._set_of_plugin(key, text)
+        else:
+            raise CommandError(nearest(key, self.known(), "service parameter"))
+
+    def _apply(self, key: str, value: Any) -> None:
+        if key == "role":
+            self._set_role(value)
+            return
+        if key == "plugins":
+            self._set_plugins(value)
+            return
+        if key == "pool":
+            self.balancer.use_pool(self, value)
+        elif key == "default_service":
+            value = self.balancer.service(value).name
+        elif key == "persist_client_timeout":
+            self.parameters.persist_client_idle_timeout = value
+            self.parameters.idle_timeout = value
+        before = getattr(self.parameters, key)
+        setattr(self.parameters, key, value)
+        if key == "listen" and self.enabled and value != before:
+            self._stop_listening()
+            self.enable()
+        if self.role is not None:
+            self.role.changed(key)
+
+    def known(self) -> list[str]:
+        """The parameters that this service's role has."""
+        role = self.parameters.role
+        return [t.name for t in self.balancer.tunables.values() if not t.role or t.role == role]
+
+    def _set_role(self, name: str) -> None:
+        maker = self.balancer.roles.get(name)
+        if maker is None:
+            known = ", ".join(sorted(self.balancer.roles))
+            raise CommandError(f"Role not valid for service {self.name}; there are {known}")
+        if self.role is not None:
+            if self.parameters.role == name:
+                return
+            raise CommandError(
+                f"service {self.name} is a {self.parameters.role} already; create another one"
+            )
+        self.parameters.role = name
+        self.role = maker(self)
+        for tunable, value in self.balancer.defaults_for(name):
+            self._apply(tunable, value)
+
+    def _set_plugins(self, names: tuple[str, ...]) -> None:
+        wanted = [
+            self.balancer.loaded_plugin(name)
+            for name in dict.fromkeys(map(str.lower, names))
+            if name != "none"
+        ]
+        for plugin in self.plugins:
+            self.hooks.unregister(plugin.name)
+            plugin.unregister(self)
+        self.plugins = []
+        for plugin in wanted:
+            plugin.register(self)
+            self.plugins.append(plugin)
+        self.parameters.plugins = tuple(plugin.name for plugin in wanted)
+
+    def _set_of_plugin(self, key: str, text: str) -> None:
+        name, _, rest = key.partition(".")
+        for plugin in self.plugins:
+            if plugin.name == name and plugin.set(self, rest, text):
+                return
+        using = ", ".join(plugin.title for plugin in self.plugins) or "none"
+        raise CommandError(
+            f"Unknown service parameter '{key}'; plugins that work on {self.name}: {using}"
+        )
+
+    # -- HEADER -------------------------------------------------------------------
+
+    def header(self, action: str, name: str, value: str) -> None:
+        """Carry out ``HEADER service INSERT|REMOVE name: value``.
+
+        Raises:
+            CommandError: INSERT without a value.
+        """
+        if action == "remove":
+            self.remove.append(name.lower().encode())
+        elif not value:
+            raise CommandError("no value provided")
+        else:
+            self.insert.append((name.encode(), value.encode("latin-1", "replace")))
+
+    # -- ENABLE, DISABLE ----------------------------------------------------------
+
+    def enable(self) -> None:
+        """Listen, if an address is set.
+
+        Raises:
+            CommandError: it is enabled, has no role, lacks something, or can't listen.
+        """
+        if self.enabled:
+            raise CommandError(f"service {self.name} is already enabled")
+        if self.role is None:
+            raise CommandError(f"service {self.name} has no role; SET {self.name}.role = ...")
+        self.role.check()
+        if self.parameters.listen is not None:
+            self.listener = Listener(self)
+        self.enabled = True
+        self.role.changed("enabled")
+
+    def disable(self) -> None:
+        """Listen no more; who is connected stays.
+
+        Raises:
+            CommandError: it is disabled, or it is the console itself.
+        """
+        if not self.enabled:
+            raise CommandError(f"service {self.name} is already disabled")
+        if self.parameters.role == "management":
+            raise CommandError("can't disable management service")
+        self._stop_listening()
+
+    def _stop_listening(self) -> None:
+        if self.listener is not None:
+            self.listener.close()
+            self.listener = None
+        self.enabled = False
+
+    def close(self) -> None:
+        """Listen no more, and give back what the role holds."""
+        if self.enabled:
+            self._stop_listening()
+        if self.role is not None:
+            self.role.close()
+
+    # -- for the console ----------------------------------------------------------
+
+    @property
+    def where(self) -> str:
+        """The address that it listens on, or the original's word for none."""
+        listen = self.parameters.listen
+        return "not_listening" if listen is None else str(listen)
+
+    def dump(self) -> list[str]:
+        """The commands that make this service what it is, without CREATE and ENABLE."""
+        lines = []
+        names = [*LINES_ORDER, *sorted(set(self.balancer.tunables) - set(LINES_ORDER))]
+        for name in names:
+            tunable = self.balancer.tunables[name]
+            if name == "persist_client_timeout" or (
+                tunable.role and tunable.role != self.parameters.role
+            ):
+                continue
+            value = getattr(self.parameters, name)
+            if value != tunable.default:
+                lines.append(f"SET {name} = {tunable.kind.show(value)}")
+        lines += [
+            f"HEADER {self.name} INSERT {name.decode()}: {value.decode('latin-1')}"
+            for name, value in self.insert
+        ]
+        lines += [f"HEADER {self.name} REMOVE {name.decode()}" for name in self.remove]
+        for plugin in self.plugins:
+            lines += plugin.dump(self)
+        return lines
