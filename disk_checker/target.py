@@ -1,8 +1,8 @@
 """The file, folder or device that is written: checks before, writes, syncs, reads.
 
-Every writing thread opens the target for itself.  That is what makes an error of a sync
+Every worker opens the target for itself.  That is what makes an error of a sync
 reliable: Linux reports a failed write-back once per open file description, so with a
-shared one thread A could be told of thread B's loss and B be told that all is well.
+shared one worker A could be told of worker B's loss and B be told that all is well.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PAGE = mmap.PAGESIZE
 
 
 class Handle(Protocol):
-    """One thread's way to the target."""
+    """One worker's way to the target."""
 
     def write(self, block: int, buffer: memoryview) -> None:
         """Write one block; OSError as the system raises it."""
@@ -169,7 +169,6 @@ class Target:
         self.plan = plan
         self.path = Path(plan.target)
         self._lock = lock
-        self._handles = 0
 
     def prepare(self) -> None:
         """Bring the target into the state that the run starts from; durable on return."""
@@ -186,11 +185,10 @@ class Target:
             sync_folder(self.path)
             sync_folder(self.path.parent)
 
-    def open(self) -> Handle:
-        """A handle for one thread."""
-        self._handles += 1
+    def open(self, number: int) -> Handle:
+        """A handle for one thread of the plan, by its number."""
         if self.plan.kind == "folder":
-            return FolderHandle(self.path, self.plan, str(self._handles))
+            return FolderHandle(self.path, self.plan, str(number))
         return FileHandle(self.path, self.plan)
 
     def close(self) -> None:

@@ -1,20 +1,21 @@
-"""The victim's line to the listener: blocking calls for many threads over one connection.
+"""The victim's line to the listener, without threads: the writer pumps it.
 
-Writers never wait for the network in the steady state: each announces its next writes
-while it makes the present ones, and hands over acknowledgements without waiting.  One
-thread sends, every few milliseconds, all that gathered; another receives.  An
-acknowledgement that was still here when the power went was never made: the record then
-claims less than the disk promised, never more.
+Writers never wait for the network in the steady state: their next writes are announced
+while the present ones are made, and acknowledgements are handed over without waiting.
+:meth:`Uplink.pump` sends all that gathered and takes what came.  An acknowledgement that
+was still here when the power went was never made: the record then claims less than the
+disk promised, never more.
 """
 
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
-import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from disk_checker import protocol
@@ -22,7 +23,6 @@ from disk_checker.errors import ListenerGone, ProtocolError, Refused
 from disk_checker.plan import Plan
 from disk_checker.protocol import Frame, FrameReader, Kind
 
-TICK_S = 0.002
 BEAT_S = 0.1
 ANSWER_S = 10.0
 """A listener that owes an answer for so long is gone."""
@@ -103,6 +103,9 @@ class Call:
 class Uplink:
     """A run's connection.
 
+    ``fault`` is set when the listener is lost or refuses; ``granted`` is the highest write
+    whose intent is on its disk.
+
     :param address: the listener's.
     :param plan: what will be written.
     :raises ListenerGone: no listener.
@@ -112,18 +115,13 @@ class Uplink:
     def __init__(self, address: str, plan: Plan) -> None:
         self._line = connect(address)
         self._frames = FrameReader()
-        self._out: list[bytes] = []
-        self._done: deque[int] = deque()
-        self._lock = threading.Lock()
-        self._changed = threading.Condition()
-        self._wake = threading.Event()
+        self._out = bytearray()
+        self._done: list[int] = []
         self._next = 1
         self.granted = 0
-        self.recorded = 0
-        self._notes = 0
-        self._noted = 0
+        self._unanswered_notes = 0
+        self._beaten = time.monotonic()
         self._owed_since: float | None = None
-        self._closing = False
         self.fault: Exception | None = None
         try:
             self._line.sendall(
@@ -132,23 +130,16 @@ class Uplink:
                 )
             )
             opened = self._first()
+            if opened.kind is Kind.REFUSED:
+                raise refusal(opened)
         except OSError as error:
             self._line.close()
             raise ListenerGone(f"The listener went away: {error}") from None
         except Exception:
             self._line.close()
             raise
-        if opened.kind is Kind.REFUSED:
-            self._line.close()
-            raise refusal(opened)
         self.run = int(protocol.decode_json(opened)["run"])
-        self._line.settimeout(None)
-        self._threads = [
-            threading.Thread(target=self._guard, args=(work,), daemon=True, name=f"uplink-{name}")
-            for name, work in (("send", self._send), ("receive", self._receive))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._line.setblocking(False)
 
     def _first(self) -> Frame:
         while True:
@@ -158,119 +149,98 @@ class Uplink:
             for frame in self._frames.feed(data):
                 return frame
 
-    # what writers call
+    def fileno(self) -> int:
+        """To wait on: readable when answers came."""
+        return self._line.fileno()
 
     def intend(self, blocks: Sequence[int]) -> int:
         """Announce writes to these blocks; the seq of the first, the others follow it."""
-        with self._lock:
-            first = self._next
-            self._next += len(blocks)
-            self._out.append(protocol.encode_intents(first, blocks))
-        self._wake.set()
+        first = self._next
+        self._next += len(blocks)
+        self._out += protocol.encode_intents(first, blocks)
         return first
 
-    def wait_granted(self, seq: int) -> None:
-        """Wait until the intent of this write is on the listener's disk.
-
-        :raises ListenerGone: it never will be: don't write.
-        """
-        if self.granted >= seq and self.fault is None:
-            return
-        with self._changed:
-            self._changed.wait_for(lambda: self.granted >= seq or self.fault is not None)
-        if self.fault is not None:
-            raise self.fault
-
     def done(self, pairs: Sequence[int]) -> None:
-        """Acknowledge writes: seq, time in µs, seq, time ...; does not wait."""
+        """Acknowledge writes: seq, time in µs, seq, time ..."""
         self._done.extend(pairs)
 
     def note(self, value: dict[str, Any]) -> None:
         """Tell an error, a finding, the end; :meth:`close` waits for its answer."""
-        with self._lock:
-            self._flush_done()
-            self._out.append(protocol.encode_json(Kind.NOTE, value))
-            self._notes += 1
-        self._wake.set()
+        self._flush_done()
+        self._out += protocol.encode_json(Kind.NOTE, value)
+        self._unanswered_notes += 1
+
+    def pump(self) -> None:
+        """Send what gathered, take what came, beat when there is nothing; never waits."""
+        if self.fault is not None:
+            return
+        try:
+            self._receive()
+            self._send()
+        except (Refused, ListenerGone) as error:
+            self.fault = error
+        except (OSError, ProtocolError) as error:
+            self.fault = ListenerGone(
+                f"The listener went away ({error}); nothing more was written."
+            )
+
+    def attend(self, work: Callable[[], None]) -> None:
+        """Do something that takes long, in a thread, and keep the line alive meanwhile."""
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(work)
+            while not future.done():
+                self.pump()
+                time.sleep(0.01)
+        future.result()
 
     def close(self, timeout_s: float = ANSWER_S) -> bool:
         """Send what is left, wait for the answers; whether all of it is recorded."""
-        with self._changed:
-            settled = self._changed.wait_for(
-                lambda: (
-                    self.fault is not None
-                    or (not self._done and not self._out and self._noted >= self._notes)
-                ),
-                timeout_s,
-            )
-        self._closing = True
-        self._wake.set()
+        deadline = time.monotonic() + timeout_s
+        while self.fault is None and time.monotonic() < deadline:
+            self.pump()
+            if not (self._done or self._out or self._unanswered_notes):
+                break
+            select.select([self._line], [self._line] if self._out else [], [], 0.02)
+        settled = self.fault is None and not (self._done or self._out or self._unanswered_notes)
         with contextlib.suppress(OSError):
             self._line.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join()
         self._line.close()
-        return settled and self.fault is None
-
-    # the two threads
-
-    def _guard(self, work: Any) -> None:
-        try:
-            work()
-        except Exception as error:
-            self._fail(error)
-
-    def _fail(self, error: Exception) -> None:
-        if self._closing or self.fault is not None:
-            return
-        self.fault = (
-            error
-            if isinstance(error, Refused | ListenerGone)
-            else ListenerGone(f"The listener went away ({error}); nothing more was written.")
-        )
-        with self._changed:
-            self._changed.notify_all()
+        return settled
 
     def _flush_done(self) -> None:
-        """Turn waiting acknowledgements into frames; the lock is held."""
         done = self._done
-        while done:
-            count = min(len(done) // 2, _MOST)
-            self._out.append(protocol.encode_done([done.popleft() for _ in range(2 * count)]))
+        for at in range(0, len(done), 2 * _MOST):
+            self._out += protocol.encode_done(done[at : at + 2 * _MOST])
+        done.clear()
 
     def _send(self) -> None:
-        beaten = time.monotonic()
-        while not self._closing and self.fault is None:
-            self._wake.wait(TICK_S)
-            self._wake.clear()
-            now = time.monotonic()
-            with self._lock:
-                self._flush_done()
-                out, self._out = self._out, []
-            if not out and now - beaten > BEAT_S:
-                out = [protocol.encode_done([])]
-            if out:
-                beaten = now
-                if self._owed_since is None:
-                    self._owed_since = now
-                self._line.sendall(b"".join(out))
-            if self._owed_since is not None and now - self._owed_since > ANSWER_S:
-                raise ListenerGone(f"The listener has been silent for {ANSWER_S:.0f} s.")
+        now = time.monotonic()
+        self._flush_done()
+        if not self._out and now - self._beaten > BEAT_S:
+            self._out += protocol.encode_done([])
+        if self._out:
+            self._beaten = now
+            if self._owed_since is None:
+                self._owed_since = now
+            with contextlib.suppress(BlockingIOError):
+                del self._out[: self._line.send(self._out)]
+        if self._owed_since is not None and now - self._owed_since > ANSWER_S:
+            raise ListenerGone(
+                f"The listener has been silent for {ANSWER_S:.0f} s; nothing more was written."
+            )
 
     def _receive(self) -> None:
-        while True:
+        try:
             data = self._line.recv(65536)
-            if not data:
-                raise ListenerGone("The listener closed the connection; nothing more was written.")
-            for frame in self._frames.feed(data):
-                if frame.kind is Kind.GRANTED:
-                    self.granted = protocol.decode_number(frame)
-                elif frame.kind is Kind.RECORDED:
-                    self.recorded = protocol.decode_number(frame)
-                elif frame.kind is Kind.NOTED:
-                    self._noted += 1
-                elif frame.kind is Kind.REFUSED:
-                    raise refusal(frame)
-            self._owed_since = None
-            with self._changed:
-                self._changed.notify_all()
+        except BlockingIOError:
+            return
+        if not data:
+            raise ListenerGone("The listener closed the connection; nothing more was written.")
+        for frame in self._frames.feed(data):
+            if frame.kind is Kind.GRANTED:
+                self.granted = protocol.decode_number(frame)
+            elif frame.kind is Kind.NOTED:
+                self._unanswered_notes -= 1
+            elif frame.kind is Kind.REFUSED:
+                raise refusal(frame)
+        self._owed_since = None

@@ -26,6 +26,7 @@ from disk_checker.plan import Plan
 _FLUSH_PAGES = 8
 _COMMITS = 8
 _FILL_BYTES = 4 << 20
+_FILL_BLOCKS = 1024
 
 
 class Batch(NamedTuple):
@@ -59,7 +60,9 @@ def _own(first: int, end: int, thread: int, threads: int) -> range:
 def _fill(plan: Plan, thread: int) -> Iterator[Batch]:
     """Every block once, in stripes that keep the disk's head still."""
     # With O_DSYNC each write syncs by itself: a stripe would only delay its acknowledgement.
-    stripe = 1 if plan.sync == "dsync" else max(1, _FILL_BYTES // plan.block_size)
+    stripe = (
+        1 if plan.sync == "dsync" else max(1, min(_FILL_BLOCKS, _FILL_BYTES // plan.block_size))
+    )
     own = _own(0, plan.blocks, thread, plan.threads)
     for at in range(0, len(own), stripe):
         yield Batch(list(own[at : at + stripe]))

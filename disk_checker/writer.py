@@ -1,38 +1,35 @@
-"""`disk-checker create`: threads that write, sync and acknowledge until they are stopped.
+"""`disk-checker create`: announces writes, has workers do them, passes acknowledgements on.
 
-The rules that make an acknowledgement worth something:
+One process per writing thread of the plan does nothing but write and sync (``worker``);
+this one, without any thread, does everything else: it chooses blocks, announces them, builds
+those that were granted (``lane``), and hands what was acknowledged to the listener's line.
+So neither the network nor Python's work on the next block is waited for between two syncs.
 
 - A write is issued only after its intent is on the listener's disk.
-- It is acknowledged only when the sync that *began after* it returned without error.
-- A batch whose write or sync failed is never acknowledged, whatever a later sync says:
-  the kernel reports a failed write-back once and then forgets it, with the pages marked
-  clean.  After such an error the run stops (or, asked to go on, leaves that batch
-  unacknowledged for good); and the second sync is tried once, only to show its answer.
 - When the listener is gone, nothing more is written.
 """
 
 from __future__ import annotations
 
-import errno
-import mmap
-import random
-import threading
+import select
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from mmap import mmap
 from typing import Any, Protocol
 
-from disk_checker.classify import Finding, judge_block
-from disk_checker.errors import ListenerGone, Refused
+from disk_checker.groupsync import GroupSync
+from disk_checker.lane import ACKED, Answer, Lane
 from disk_checker.plan import Plan
 from disk_checker.stamp import Stamper
 from disk_checker.target import Handle
+from disk_checker.worker import Forked, Task, Worker
 from disk_checker.workloads import Batch, batches
 
 _AHEAD = 128
-_RECENT = 4096
 _MAX_ERRORS = 100
+_PACE_S = 0.0005
+_WAIT_MS = 20
 
 
 class Line(Protocol):
@@ -40,265 +37,193 @@ class Line(Protocol):
 
     run: int
     fault: Exception | None
+    granted: int
 
     def intend(self, blocks: list[int]) -> int: ...
-    def wait_granted(self, seq: int) -> None: ...
     def done(self, pairs: list[int]) -> None: ...
     def note(self, value: dict[str, Any]) -> None: ...
-
-
-class GroupSync:
-    """One sync for all threads that wait for one: a database's group commit.
-
-    A caller is served by a sync that began after it asked; whoever finds none running
-    becomes the leader and does it for all who wait.
-    """
-
-    def __init__(self, sync: Callable[[], None]) -> None:
-        self._sync = sync
-        self._changed = threading.Condition()
-        self._begun = 0
-        self._ended = 0
-        self._busy = False
-        self._errors: dict[int, OSError] = {}
-
-    def __call__(self) -> None:
-        with self._changed:
-            wanted = self._begun + 1
-            while self._ended < wanted:
-                if self._busy:
-                    self._changed.wait()
-                else:
-                    self._lead()
-            error = next((self._errors[n] for n in sorted(self._errors) if n >= wanted), None)
-        if error is not None:
-            raise OSError(error.errno, error.strerror)
-
-    def _lead(self) -> None:
-        self._busy = True
-        self._begun += 1
-        mine, failed = self._begun, None
-        self._changed.release()
-        try:
-            self._sync()
-        except OSError as error:
-            failed = error
-        finally:
-            self._changed.acquire()
-        if failed is not None:
-            self._errors[mine] = failed
-        self._ended = mine
-        self._busy = False
-        self._changed.notify_all()
+    def pump(self) -> None: ...
+    def fileno(self) -> int: ...
 
 
 @dataclass
 class Progress:
-    """What the threads did; read while they run."""
+    """What the workers did."""
 
-    writes: list[int]
-    slowest_s: float = 0.0
+    acked: int = 0
     errors: list[str] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    read_back: int = 0
-    sync_count: int = 0
-    sync_s: float = 0.0
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    """faults found by reading back"""
 
-    @property
-    def acked(self) -> int:
-        return sum(self.writes)
+
+@dataclass
+class _Part:
+    """One worker and what it is given."""
+
+    lane: Lane
+    task: Task
+    work: Iterator[Batch]
 
 
 class Writer:
     """A run.
 
     :param line: the listener.
-    :param open_handle: opens the target for one thread.
+    :param open_handle: opens the target for one worker, by its number.
     :param read_back: read an old block back after every so many writes; 0: never.
     :param go_on: after an I/O error, go on with other blocks.
+    :param launch: starts a worker.
     """
 
     def __init__(
         self,
         plan: Plan,
         line: Line,
-        open_handle: Callable[[], Handle],
+        open_handle: Callable[[int], Handle],
         *,
         read_back: int = 100,
         go_on: bool = False,
         seed: int | None = None,
+        launch: Callable[[Worker, Lane], Task] = Forked,
     ) -> None:
         self.plan = plan
         self.line = line
-        self.progress = Progress([0] * plan.threads)
-        self.stop = threading.Event()
+        self.progress = Progress()
         self._open = open_handle
         self._read_back = read_back
         self._go_on = go_on
         self._seed = line.run if seed is None else seed
+        self._launch = launch
         self._stamper = Stamper(line.run, plan.block_size)
-        self._origin = time.monotonic_ns()
-        self._lock = threading.Lock()
-        self._threads: list[threading.Thread] = []
-        self._group_handle: Handle | None = None
-        self._group: GroupSync | None = None
+        self._origin_ns = time.monotonic_ns()
+        self._stop = memoryview(mmap(-1, 1))
+        # Announced and not yet written: enough for a listener some milliseconds away.
+        self._chunk = max(1, min(_AHEAD, plan.blocks // plan.threads))
+        self._parts: list[_Part] = []
 
-    def start(self) -> None:
-        if self.plan.workload == "innodb":
-            self._group_handle = self._open()
-            self._group = GroupSync(self._group_handle.sync)
-        self._threads = [
-            threading.Thread(target=self._run, args=(number,), name=f"writer-{number}")
-            for number in range(self.plan.threads)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def join(self) -> None:
-        """Wait for the threads; they end after :attr:`stop`, an error, or the listener's loss."""
-        for thread in self._threads:
-            thread.join()
-        if self._group_handle is not None:
-            self._group_handle.close()
+    def stop(self) -> None:
+        """Let every worker end after what it is doing; safe in a signal's handler."""
+        self._stop[0] = 1
 
     @property
-    def alive(self) -> bool:
-        return any(thread.is_alive() for thread in self._threads)
+    def stopped(self) -> bool:
+        return self._stop[0] != 0
 
-    def _now(self) -> int:
-        return (time.monotonic_ns() - self._origin) // 1000
+    def run(self, tick: Callable[[], None] = lambda: None) -> None:
+        """Write until :meth:`stop`, an error, or the listener's loss.
 
-    def _run(self, number: int) -> None:
+        :param tick: called every few milliseconds.
+        """
+        group = GroupSync() if self.plan.workload == "innodb" else None
         try:
-            handle = self._open()
-            try:
-                self._work(number, handle)
-            finally:
-                handle.close()
-        except (ListenerGone, Refused):
-            pass  # the line keeps the reason
-        except OSError as error:
-            self._failed("open", 0, 0, error, None)
+            for number in range(self.plan.threads):
+                self._start(number, group)
+            self._loop(tick)
+        except BaseException:
+            self.stop()
+            for part in self._parts:
+                part.task.kill()
+            raise
         finally:
-            if not self._go_on or self.line.fault is not None:
-                self.stop.set()
+            for part in self._parts:
+                part.lane.close()
+                self._ended(part.task.join())
 
-    def _work(self, number: int, handle: Handle) -> None:
-        plan, line, stamper = self.plan, self.line, self._stamper
-        memory = mmap.mmap(-1, max(plan.block_size, mmap.PAGESIZE))
-        buffer = memoryview(memory)[: plan.block_size]
-        words = buffer.cast("Q")
-        work = batches(plan, number, self._seed)
-        limit = max(1, min(_AHEAD, plan.blocks // plan.threads))
-        recent: deque[tuple[int, int, int]] = deque(maxlen=_RECENT)
-        reader = BackReader(self, handle, recent) if self._read_back else None
-        ahead: deque[tuple[int, list[Batch]]] = deque()
-        counts = self.progress.writes
-        while not self.stop.is_set():
-            while len(ahead) < 2:
-                chunk: list[Batch] = []
-                blocks: list[int] = []
-                while len(blocks) < limit:
-                    batch = next(work)
-                    chunk.append(batch)
-                    blocks += batch.blocks
-                ahead.append((line.intend(blocks), chunk))
-            seq, chunk = ahead.popleft()
-            line.wait_granted(seq + sum(len(batch.blocks) for batch in chunk) - 1)
-            for batch in chunk:
-                if self.stop.is_set() or line.fault is not None:
-                    return
-                first, operation = seq, "write"
-                try:
-                    for block in batch.blocks:
-                        stamper.write_into(buffer, words, block, seq, self._now())
-                        handle.write(block, buffer)
-                        seq += 1
-                    operation = plan.sync
-                    begun = time.perf_counter()
-                    if batch.group and self._group is not None:
-                        self._group()
-                    else:
-                        handle.sync()
-                    took = time.perf_counter() - begun
-                except OSError as error:
-                    self._failed(operation, first, batch.blocks[-1], error, handle)
-                    seq = first + len(batch.blocks)
-                    if not self._go_on or len(self.progress.errors) >= _MAX_ERRORS:
-                        self.stop.set()
-                        return
-                    continue
-                acked = self._now()
-                pairs: list[int] = []
-                for done, block in enumerate(batch.blocks, first):
-                    pairs += (done, acked)
-                    recent.append((block, done, acked))
-                line.done(pairs)
-                counts[number] += len(batch.blocks)
-                progress = self.progress
-                progress.sync_count += 1
-                progress.sync_s += took
-                if took > progress.slowest_s:
-                    progress.slowest_s = took
-                if reader is not None:
-                    reader.perhaps(counts[number])
+    def _start(self, number: int, group: GroupSync | None) -> None:
+        lane = Lane(self._stamper, self.plan.threads)
+        worker = Worker(
+            number,
+            self.plan,
+            self._stamper,
+            lane,
+            self._open,
+            self._stop,
+            self._origin_ns,
+            group=group,
+            read_back=self._read_back,
+            go_on=self._go_on,
+        )
+        work = batches(self.plan, number, self._seed)
+        self._parts.append(_Part(lane, self._launch(worker, lane), work))
 
-    def _failed(
-        self, operation: str, first: int, block: int, error: OSError, handle: Handle | None
-    ) -> None:
-        name = errno.errorcode.get(error.errno or 0, "?")
-        note: dict[str, Any] = {
-            "note": "failed",
-            "operation": operation,
-            "first": first,
-            "block": block,
-            "error": name,
-            "text": f"{operation} of write {first}, block {block}: {name} ({error.strerror})",
-        }
-        if handle is not None and operation not in ("write", "open", "none"):
-            try:
-                handle.sync()
-                note["second_sync"] = "ok"
-            except OSError as second:
-                note["second_sync"] = errno.errorcode.get(second.errno or 0, "?")
-        with self._lock:
-            self.progress.errors.append(note["text"])
+    def _loop(self, tick: Callable[[], None]) -> None:
+        line, poller = self.line, select.poll()
+        parts = {part.lane.answers: part for part in self._parts}
+        for descriptor in parts:
+            poller.register(descriptor, select.POLLIN)
+        if line.fileno() >= 0:
+            poller.register(line.fileno(), select.POLLIN)
+        while parts:
+            begun = time.monotonic()
+            if not self.stopped:
+                for part in parts.values():
+                    self._provide(part)
+            line.pump()
+            if line.fault is not None or self.stopped:
+                self.stop()
+                for part in parts.values():
+                    part.lane.hang_up()
+            for descriptor, _ in poller.poll(_WAIT_MS):
+                answering = parts.get(descriptor)
+                if answering is not None:
+                    self._collect(answering)
+                    if answering.lane.ended:
+                        poller.unregister(descriptor)
+                        del parts[descriptor]
+                        self._lost(answering)
+            tick()
+            # Many workers' answers at once cost less than each by itself.
+            rest = begun + _PACE_S - time.monotonic()
+            if rest > 0:
+                time.sleep(rest)
+
+    def _provide(self, part: _Part) -> None:
+        lane, line = part.lane, self.line
+        while lane.planned < 2 * self._chunk:
+            chosen: list[Batch] = []
+            blocks: list[int] = []
+            while len(blocks) < self._chunk:
+                batch = next(part.work)
+                chosen.append(batch)
+                blocks += batch.blocks
+            lane.plan(line.intend(blocks), chosen)
+        lane.feed(line.granted, self._now_us())
+
+    def _now_us(self) -> int:
+        return (time.monotonic_ns() - self._origin_ns) // 1000
+
+    def _collect(self, part: _Part) -> None:
+        pairs: list[int] = []
+        for answer in part.lane.collect(self._now_us()):
+            if answer.kind == ACKED:
+                for seq in range(answer.seq, answer.seq + answer.count):
+                    pairs += (seq, answer.time_us)
+                self.progress.acked += answer.count
+            elif answer.note is not None:
+                self._told(answer)
+        if pairs:
+            self.line.done(pairs)
+
+    def _told(self, answer: Answer) -> None:
+        note, progress = answer.note or {}, self.progress
         self.line.note(note)
-
-
-class BackReader:
-    """Reads acknowledged blocks back while the run goes on: no cut is needed to find a
-    write that was dropped, misplaced or damaged on its way."""
-
-    def __init__(self, writer: Writer, handle: Handle, recent: deque[tuple[int, int, int]]) -> None:
-        self._writer = writer
-        self._handle = handle
-        self._recent = recent
-        self._every = writer._read_back
-        self._due = self._every
-        self._stamper = Stamper(writer.line.run, writer.plan.block_size)
-        self._rng = random.Random(writer.line.run)  # noqa: S311 - repeatable choices
-
-    def perhaps(self, writes: int) -> None:
-        """Read one of the last blocks back, if it is time."""
-        if writes < self._due:
+        if note["note"] == "read-back":
+            progress.findings.append(note)
             return
-        self._due = writes + self._every
-        block, seq, acked_us = self._rng.choice(self._recent)
-        try:
-            data = self._handle.read(block)
-        except OSError as error:
-            self._tell(Finding.unreadable(block, seq, acked_us, str(error)))
-            return
-        self._writer.progress.read_back += 1
-        finding = judge_block(self._stamper, block, data, seq, acked_us, newest=None)
-        if finding is not None and finding.fault:
-            self._tell(finding)
+        progress.errors.append(note["text"])
+        if not self._go_on or len(progress.errors) >= _MAX_ERRORS:
+            self.stop()
 
-    def _tell(self, finding: Finding) -> None:
-        with self._writer._lock:
-            findings = self._writer.progress.findings
-            findings.append(finding)
-            if len(findings) > _MAX_ERRORS:
-                return
-        self._writer.line.note({"note": "read-back", **finding.as_json()})
+    def _lost(self, part: _Part) -> None:
+        """A worker's lane ended: was it meant to?"""
+        if bad := part.task.join():
+            self._ended(bad)
+            # What the others wait for may be what this one held.
+            for other in self._parts:
+                if other is not part:
+                    other.task.kill()
+
+    def _ended(self, badly: str) -> None:
+        if badly and not self.stopped:
+            self.progress.errors.append(badly)
+            self.stop()

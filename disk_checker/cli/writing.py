@@ -60,15 +60,13 @@ def create(
     try:
         line = Uplink(listener, target.plan)
         click.echo(f"disk-checker: run {run_name(line.run)}")
-        target.prepare()
+        line.attend(target.prepare)
         writer = Writer(
             target.plan, line, target.open, read_back=read_back, go_on=on_error == "continue"
         )
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: writer.stop.set())
-        writer.start()
-        _watch(writer, target.plan.size, seconds)
-        writer.join()
+            signal.signal(number, lambda *_: writer.stop())
+        writer.run(_Watch(writer, target.plan.size, seconds))
         if line.fault is None and not writer.progress.errors:
             line.note({"note": "stopped"})
         line.close()
@@ -81,32 +79,34 @@ def create(
         click.echo(f"disk-checker: {error}", err=True)
     for finding in progress.findings[:10]:
         click.echo(
-            f"disk-checker: read back block {finding.block}: {finding.cls}: {finding.found}",
+            f"disk-checker: read back block {finding['block']}: {finding['class']}: "
+            f"{finding['found']}",
             err=True,
         )
     click.echo(f"disk-checker: stopped; {progress.acked} writes acknowledged")
     return DAMAGED if progress.errors or progress.findings else 0
 
 
-def _watch(writer: Writer, size: int, seconds: float | None) -> None:
-    """A line a second, as it always was, until the writer ends."""
-    begun = time.monotonic()
-    said, acked = begun, 0
-    while writer.alive:
-        # Not an endless wait: a signal's handler runs between these.
-        writer.stop.wait(0.05)
+class _Watch:
+    """A line a second, as it always was."""
+
+    def __init__(self, writer: Writer, size: int, seconds: float | None) -> None:
+        self._writer, self._size, self._seconds = writer, size, seconds
+        self._begun = self._said = time.monotonic()
+        self._acked = 0
+
+    def __call__(self) -> None:
         now = time.monotonic()
-        if seconds is not None and now - begun >= seconds:
-            writer.stop.set()
-        if now - said >= 1:
-            done = writer.progress.acked
-            rate = (done - acked) / (now - said)
-            click.echo(
-                f"  disk-checker: running {now - begun:.0f} sec, {done} writes acknowledged "
-                f"of {size >> 20} MB; {rate:.0f}/s"
-            )
-            with suppress(OSError):
-                sys.stdout.flush()
-            said, acked = now, done
-        if writer.stop.is_set():
+        if self._seconds is not None and now - self._begun >= self._seconds:
+            self._writer.stop()
+        if now - self._said < 1:
             return
+        done = self._writer.progress.acked
+        rate = (done - self._acked) / (now - self._said)
+        click.echo(
+            f"  disk-checker: running {now - self._begun:.0f} sec, {done} writes acknowledged "
+            f"of {self._size >> 20} MB; {rate:.0f}/s"
+        )
+        with suppress(OSError):
+            sys.stdout.flush()
+        self._said, self._acked = now, done

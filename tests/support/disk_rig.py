@@ -232,7 +232,11 @@ class Writing:
 
     def __init__(self, words: Sequence[str]) -> None:
         self.process = subprocess.Popen(
-            words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            words,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
         )
         assert self.process.stdout is not None
         self.first = self.process.stdout.readline()
@@ -242,11 +246,22 @@ class Writing:
         self.run = self.first.split()[-1]
 
     def freeze(self) -> None:
-        """Stop its threads where they are, as a power cut does; the disk follows."""
-        self.process.send_signal(signal.SIGSTOP)
+        """Stop it and its workers where they are, as a power cut does; the disk follows.
+
+        Only when it has stopped: else it could still tell the listener of the disk's errors.
+        """
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGSTOP)
+            state = Path(f"/proc/{self.process.pid}/stat")
+            wait_for(
+                lambda: state.read_text().rpartition(")")[2].split()[0] in "TZ",
+                "the writer to stop",
+                every_s=0.002,
+            )
 
     def kill(self) -> None:
-        self.process.kill()
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def finish(self, timeout_s: float = 60) -> tuple[int, str]:
         """Exit code and output."""

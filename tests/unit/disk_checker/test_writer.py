@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 
 import pytest
 
+from disk_checker.classify import judge_block
 from disk_checker.errors import ListenerGone
+from disk_checker.groupsync import GroupSync
+from disk_checker.lane import Lane
 from disk_checker.plan import Plan
+from disk_checker.protocol import FrameReader, Kind, decode_done, decode_intents
+from disk_checker.stamp import Stamper
+from disk_checker.target import FileHandle
+from disk_checker.worker import Forked, Task, Threaded, Worker
 from disk_checker.workloads import batches
-from disk_checker.writer import GroupSync, Writer
+from disk_checker.writer import Writer
 from tests.support.liar_disk import LiarDisk
 from tests.support.memory_run import MemoryHandle, MemoryLine, make_plan
+from tests.support.process import wait_for
 
 pytestmark = pytest.mark.unit
 
@@ -25,11 +36,40 @@ class BrokenLine(MemoryLine):
 
     grants = 3
 
-    def wait_granted(self, seq: int) -> None:
+    def intend(self, blocks: list[int]) -> int:
         self.grants -= 1
         if self.grants < 0:
             self.fault = ListenerGone("gone")
-            raise self.fault
+        return super().intend(blocks)
+
+
+class CountingHandle(MemoryHandle):
+    """Says which writes were made, and fails one sync."""
+
+    def __init__(self, disk: LiarDisk, fail_at: int = 0) -> None:
+        super().__init__(disk, 4096)
+        self.writes = 0
+        self.syncs = 0
+        self._fail_at = fail_at
+
+    def write(self, block: int, buffer: memoryview) -> None:
+        self.writes += 1
+        super().write(block, buffer)
+
+    def sync(self) -> None:
+        self.syncs += 1
+        if self.syncs == self._fail_at:
+            raise OSError(errno.EIO, "no")
+        super().sync()
+
+
+def acked(line: MemoryLine) -> list[int]:
+    """The writes that were acknowledged, in the order in which the listener heard it."""
+    found: list[int] = []
+    for frame in FrameReader().feed(b"".join(line.frames)):
+        if frame.kind is Kind.DONE:
+            found += decode_done(frame)[::2]
+    return found
 
 
 @pytest.mark.parametrize("threads", [1, 4])
@@ -37,11 +77,87 @@ def test_without_the_listener_nothing_more_is_written(threads: int) -> None:
     plan = make_plan(threads=threads)
     disk = LiarDisk(plan.size)
     line = BrokenLine(1 << 40, disk)
-    writer = Writer(plan, line, lambda: MemoryHandle(disk, plan.block_size))
-    writer.start()
-    writer.join()
+    writer = Writer(
+        plan, line, lambda _number: MemoryHandle(disk, plan.block_size), launch=Threaded
+    )
+    writer.run()
     assert isinstance(line.fault, ListenerGone)
-    assert not writer.alive
+    assert writer.stopped
+    assert writer.progress.acked == len(acked(line)) <= line.granted
+
+
+@pytest.mark.parametrize("launch", [Forked, Threaded])
+def test_the_last_writes_of_a_stopped_run_are_there_and_acknowledged(
+    tmp_path: Path, launch: Callable[[Worker, Lane], Task]
+) -> None:
+    path = tmp_path / "target"
+    path.write_bytes(bytes(1 << 20))
+    plan = make_plan(threads=3, depth=2, workload="append", target=str(path), kind="file")
+    line = MemoryLine(1 << 40, LiarDisk(0))
+    writer = Writer(plan, line, lambda _number: FileHandle(path, plan), launch=launch)
+
+    def enough() -> None:
+        if writer.progress.acked > 30:
+            writer.stop()
+
+    writer.run(enough)
+    assert writer.progress.errors == []
+    stamper = Stamper(line.run, plan.block_size)
+    data = path.read_bytes()
+    seqs = acked(line)
+    assert len(seqs) == len(set(seqs)) == writer.progress.acked
+    blocks: dict[int, int] = {}
+    for frame in FrameReader().feed(b"".join(line.frames)):
+        if frame.kind is Kind.INTENTS:
+            first, announced = decode_intents(frame)
+            blocks.update(enumerate(announced, first))
+    newest = {blocks[seq]: seq for seq in sorted(seqs)}
+    for block, seq in newest.items():
+        at = block * plan.block_size
+        assert judge_block(stamper, block, data[at : at + plan.block_size], seq, 0, None) is None
+
+
+def test_a_batch_larger_than_its_slots_goes_in_pieces_and_is_acknowledged_at_once() -> None:
+    plan = make_plan(threads=1, depth=200, size=8 << 20)
+    disk = LiarDisk(plan.size)
+    line = MemoryLine(1 << 40, disk)
+    handle = CountingHandle(disk)
+    writer = Writer(plan, line, lambda _number: handle, read_back=0, launch=Threaded)
+    writer.run(lambda: writer.stop() if writer.progress.acked >= 600 else None)
+    assert writer.progress.acked % 200 == 0
+    assert handle.syncs * 200 in (writer.progress.acked, writer.progress.acked + 200)
+
+
+@pytest.mark.parametrize("depth", [1, 3, 200])
+@pytest.mark.parametrize("go_on", [False, True])
+def test_a_batch_whose_sync_failed_is_never_acknowledged(depth: int, go_on: bool) -> None:
+    plan = make_plan(threads=1, depth=depth, size=8 << 20)
+    disk = LiarDisk(plan.size)
+    line = MemoryLine(1 << 40, disk)
+    handle = CountingHandle(disk, fail_at=5)
+    writer = Writer(plan, line, lambda _number: handle, read_back=0, go_on=go_on, launch=Threaded)
+    writer.run(lambda: writer.stop() if writer.progress.acked >= 10 * depth else None)
+    failed = set(range(4 * depth + 1, 5 * depth + 1))
+    assert not failed & set(acked(line))
+    assert set(range(1, 4 * depth + 1)) <= set(acked(line))
+    assert (max(acked(line)) > max(failed)) is go_on
+    assert len(writer.progress.errors) == 1
+
+
+def test_a_worker_that_dies_ends_the_run_and_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "target"
+    path.write_bytes(bytes(1 << 20))
+    plan = make_plan(threads=2, workload="innodb", target=str(path), kind="file")
+    line = MemoryLine(1 << 40, LiarDisk(0))
+
+    def open_or_die(number: int) -> FileHandle:
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return FileHandle(path, plan)
+
+    writer = Writer(plan, line, open_or_die)
+    writer.run()
+    assert writer.progress.errors == ["a writing process ended with -9"]
 
 
 def test_one_sync_serves_all_who_asked_before_it_began() -> None:
@@ -52,38 +168,53 @@ def test_one_sync_serves_all_who_asked_before_it_began() -> None:
         syncs.append(1)
         gate.wait(5)
 
-    group = GroupSync(sync)
-    threads = [threading.Thread(target=group) for _ in range(8)]
+    group = GroupSync()
+    threads = [threading.Thread(target=group, args=(sync,)) for _ in range(8)]
     threads[0].start()
     while not syncs:
         time.sleep(0.001)
     for thread in threads[1:]:
         thread.start()
-    time.sleep(0.05)
+    wait_for(lambda: group.waiting == 7, "seven to wait")
     gate.set()
     for thread in threads:
         thread.join()
     assert len(syncs) == 2, "the first caller's, and one for the seven who came meanwhile"
 
 
-def test_an_error_of_a_shared_sync_reaches_all_who_waited() -> None:
-    def sync() -> None:
-        raise OSError(errno.EIO, "no")
+def test_an_error_of_a_shared_sync_reaches_all_whom_it_may_concern() -> None:
+    """Also those who asked while it ran: the next sync succeeds, and proves nothing."""
+    begun, gate = threading.Event(), threading.Event()
+    syncs: list[int] = []
 
-    group, failures = GroupSync(sync), []
+    def sync() -> None:
+        syncs.append(1)
+        if len(syncs) == 1:
+            begun.set()
+            gate.wait(5)
+            raise OSError(errno.EIO, "no")
+
+    group, failures = GroupSync(), []
 
     def call() -> None:
         try:
-            group()
+            group(sync)
         except OSError as error:
             failures.append(error.errno)
 
     threads = [threading.Thread(target=call) for _ in range(4)]
-    for thread in threads:
+    threads[0].start()
+    begun.wait(5)
+    for thread in threads[1:]:
         thread.start()
+    wait_for(lambda: group.waiting == 3, "three to wait")
+    gate.set()
     for thread in threads:
         thread.join()
     assert failures == [errno.EIO] * 4
+    assert len(syncs) == 2
+    call()
+    assert len(failures) == 4, "who asks later begins anew"
 
 
 def written(plan: Plan) -> Iterator[tuple[int, int]]:
