@@ -28,7 +28,7 @@ from disk_checker.workloads import Batch, batches
 
 _AHEAD = 128
 _MAX_ERRORS = 100
-_PACE_S = 0.0005
+_PACE_S = 0.001
 _WAIT_MS = 20
 
 
