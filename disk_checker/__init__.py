@@ -11,7 +11,9 @@ One write on its way through the files:
   of ``protocol``), ``listener`` appends the intent to the run's journal in ``ledger``,
   fsyncs, grants it;
 - ``stamp`` builds the block: every sector says run, place, sequence number and time and
-  carries a checksum; ``target`` writes and syncs it; ``writer`` acknowledges it;
+  carries a checksum; a ``lane`` hands it to a ``worker``, a process that only writes and
+  syncs by ``target`` (a database's commits share their syncs by ``groupsync``);
+- what is synced ``writer`` acknowledges over ``uplink``;
 - after the cut, ``verify`` reads all blocks beside the journal's folded states,
   ``classify`` judges each, ``result`` counts and gives the verdict, ``statistics`` says
   what it proves, ``report`` prints it with ``advice`` from what ``hostfacts`` found.
