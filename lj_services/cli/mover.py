@@ -31,7 +31,7 @@ from lj_services.usercluster.coordinator import AnotherRules, Away, OrderRefused
 from lj_services.usercluster.coordinator.client import Client, find
 from lj_services.usercluster.coordinator.config import CoordinatorSettings
 from lj_services.usercluster.coordinator.desk import Desk
-from lj_services.usercluster.coordinator.host import Host, disk_under
+from lj_services.usercluster.coordinator.host import Host, Meter
 from lj_services.usercluster.coordinator.lock import Lock, expected
 from lj_services.usercluster.coordinator.protocol import shown
 from lj_services.usercluster.coordinator.server import CoordinatorService
@@ -213,33 +213,52 @@ def _figures(
         server.close()
 
 
+class _Place(click.ParamType[tuple[int, Path | None]]):
+    name = "CLUSTER[=FOLDER]"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, Path | None]:
+        number, equals, folder = str(value).partition("=")
+        if not number.isdecimal() or int(number) < 1 or (equals and not folder):
+            self.fail(f"{value!r} is no CLUSTER or CLUSTER=FOLDER, as 3=/srv/mysql", param, ctx)
+        return int(number), Path(folder) if folder else None
+
+
 @command.command()
-@click.argument("cluster", type=int)
+@click.argument("clusters", type=_Place(), nargs=-1, required=True, metavar="CLUSTER[=FOLDER]...")
 @coordinator_option
 @click.option(
     "--data",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False, path_type=Path),
     default=Path("/var/lib/mysql"),
     show_default=True,
-    help="The folder with the cluster's data.",
+    help="The folder with the data of clusters that name none.",
 )
-@click.option("--disk", help="The disk under it, as psutil names it.  Default: found by --data.")
+@click.option(
+    "--disk", help="The disk under it, as psutil names it.  Default: found by the folder."
+)
 @click.option("--name", default=socket.gethostname, help="This host's name.  Default: its own.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
 @pass_site
 @told()
 def host(
     site: Site,
-    cluster: int,
+    clusters: tuple[tuple[int, Path | None], ...],
     address: HostPort | None,
     data: Path,
     disk: str | None,
     name: str,
     log_format: str,
 ) -> None:
-    """Tell the coordinator every second how busy the disk of CLUSTER on this host is."""
+    """Tell the coordinator every second how busy and how full the disk of each CLUSTER here is.
+
+    A cluster whose folder is not there (the idle side of a pair) is passed over until it
+    appears.  Where the system does not count how busy the disk is, only its space is told.
+    """
     configure_logging("json" if log_format == "json" else "text", "info")
-    one = Host(cluster, disk or disk_under(data), locator(site, address), name)
+    meters = {number: Meter(folder or data, disk) for number, folder in clusters}
+    one = Host(meters, locator(site, address), name)
     stop = threading.Event()
     _on_end(stop.set)
     notify_systemd("READY=1")

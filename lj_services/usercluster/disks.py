@@ -44,11 +44,11 @@ def disk_of(databases: Databases, clusterid: int) -> Disk | None:
     server = databases.writer(cluster_role(clusterid))
     if server.is_sqlite:
         with server.connect("read"):
-            return _local(Path(str(server.url.database)).parent)
+            return local_disk(Path(str(server.url.database)).parent)
     with server.connect("read") as connection:
         folder = Path(str(connection.scalar(text("SELECT @@datadir"))))
         here = "unix_socket" in server.url.query or server.url.host in LOCAL_HOSTS
-        if here and (disk := _local(folder)) is not None:
+        if here and (disk := local_disk(folder)) is not None:
             return disk
         try:
             rows = connection.execute(
@@ -100,7 +100,8 @@ def data_of(databases: Databases, clusterid: int) -> Data:
     return Data(int(size), int(reusable))
 
 
-def _local(folder: Path) -> Disk | None:
+def local_disk(folder: Path) -> Disk | None:
+    """The disk under a folder of this host; None: there is no such folder."""
     try:
         disk = os.statvfs(folder)
         number = folder.stat().st_dev

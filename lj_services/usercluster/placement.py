@@ -14,6 +14,7 @@ import time
 from collections.abc import Collection, Mapping
 
 from lj_services.database import DatabaseError, Databases
+from lj_services.usercluster.balance.store import free_as_recorded
 from lj_services.usercluster.disks import disk_of
 from lj_services.usercluster.errors import NoRoom
 
@@ -23,11 +24,13 @@ MEASURE_EVERY_S = 30.0
 def free_bytes(databases: Databases, clusterid: int) -> int | None:
     """Free disk space under a cluster's data, in bytes; None if nobody tells.
 
+    Where it can't be seen from here, it is what the cluster's host told the coordinator lately.
+
     Raises:
         DatabaseError: the cluster can't be reached.
     """
     disk = disk_of(databases, clusterid)
-    return None if disk is None else disk.free
+    return free_as_recorded(databases, clusterid) if disk is None else disk.free
 
 
 class Placement:

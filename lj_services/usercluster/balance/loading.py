@@ -66,7 +66,12 @@ def load_snapshot(
         users = UserTable.joined(_surveyed(connection, numbers, pinned, moves))
         stored = np.bincount(users.cluster, weights=users.size, minlength=len(numbers))
         clusters = _clusters(
-            connection, settings, numbers, stored.astype(np.int64).tolist(), moves.left_behind
+            connection,
+            settings,
+            numbers,
+            stored.astype(np.int64).tolist(),
+            moves.left_behind,
+            moment,
         )
     known = np.bincount(users.cluster, minlength=len(numbers)).tolist()
     return Snapshot(
@@ -165,6 +170,7 @@ def _clusters(
     numbers: list[int],
     surveyed: list[int],
     left_behind: Mapping[int, int],
+    moment: float,
 ) -> list[ClusterFigures]:
     measured = {row.clusterid: row for row in connection.execute(select(balance_cluster))}
     sharing = Counter(row.device for row in measured.values() if row.device)
@@ -175,10 +181,14 @@ def _clusters(
         if said.capacity is not None:
             total, used = int(said.capacity), data
         elif row is not None and row.disk_total is not None:
-            # Clusters on one disk share what is free on it, and each has its own data.
+            # Clusters on one disk share what is free on it, and each has its own data.  What
+            # deleted rows left in the data's files is free, too.
             alone = sharing[row.device] < 2
-            used = row.disk_total - row.disk_free if alone else data
-            total = row.disk_total if alone else data + row.disk_free // sharing[row.device]
+            reusable = row.reusable or 0
+            used = row.disk_total - row.disk_free - reusable if alone else data
+            total = (
+                row.disk_total if alone else data + reusable + row.disk_free // sharing[row.device]
+            )
         elif said.state is ClusterState.DEAD:
             total = used = data
         else:
@@ -187,6 +197,8 @@ def _clusters(
                 f"or write its capacity into the site file: [users.clusters.{number}] with "
                 'capacity = "400g"'
             )
+        # A host that has fallen silent long ago says nothing of today.
+        fresh = row is not None and (row.busy_at or 0) > moment - settings.survey.max_age_s
         weight = settings.cluster_weights.get(number, 0) if settings.cluster_weights else 100
         found.append(
             ClusterFigures(
@@ -196,8 +208,8 @@ def _clusters(
                 disk_used=max(0, used - left_behind.get(number, 0)),
                 state=said.state,
                 weight=weight,
-                busy=row.busy if row else None,
-                write_rate=row.write_rate if row else None,
+                busy=row.busy if fresh and row else None,
+                write_rate=row.write_rate if fresh and row else None,
             )
         )
     return found

@@ -1,8 +1,9 @@
 """What balancing knows, in tables of ``global``: sizes, disks, pinned users.
 
 Who writes what: the survey writes sizes and disks; the mover's workers, who read the
-clusters' change feeds, write the users' write rates (`record_write_rates`); whoever watches
-the clusters' hosts writes how busy their disks are (`record_busy`); the operator pins users.
+clusters' change feeds, write the users' write rates (`record_write_rates`); the coordinator,
+whom the clusters' hosts tell, writes how busy and how full their disks are (`record_busy`,
+`record_space`); the operator pins users.
 All times are seconds since 1970 (UTC).
 """
 
@@ -27,6 +28,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from lj_services.database import Component, Databases
 from lj_services.usercluster.disks import Data, Disk
@@ -62,6 +64,7 @@ balance_cluster = Table(
     Column("busy", Double),
     Column("write_rate", Double),
     Column("busy_at", BigInteger),
+    Column("reusable", BigInteger),
 )
 """A cluster's data and disk; what is not known is NULL."""
 
@@ -74,6 +77,8 @@ balance_pin = Table(
 )
 """Users who stay where they are."""
 
+GOOD_S = 600
+"""Seconds for which free space that a host told is good enough to go by."""
 _AT_ONCE = 1000
 """Rows that one statement names at most."""
 
@@ -161,19 +166,45 @@ def record_write_rates(databases: Databases, rates: Mapping[int, float]) -> None
 
 
 def record_disk(databases: Databases, clusterid: int, data: Data, disk: Disk | None) -> None:
-    """Record a cluster's data and, if somebody could tell, its disk.
-
-    What deleted rows left in the data's files counts as free.
-    """
+    """Record a cluster's data and, if somebody could tell, its disk."""
     _record_cluster(
         databases,
         clusterid,
         data_bytes=data.size,
-        disk_total=disk.total if disk else None,
-        disk_free=disk.free + data.reusable if disk else None,
-        device=disk.device[:200] if disk else None,
-        measured_at=int(time.time()),
+        reusable=data.reusable,
+        **(_space(disk) if disk else {}),
     )
+
+
+def record_space(databases: Databases, clusterid: int, disk: Disk) -> None:
+    """Record how large and how full a cluster's disk is, as its host says."""
+    _record_cluster(databases, clusterid, **_space(disk))
+
+
+def _space(disk: Disk) -> dict[str, object]:
+    return {
+        "disk_total": disk.total,
+        "disk_free": disk.free,
+        "device": disk.device[:200],
+        "measured_at": int(time.time()),
+    }
+
+
+def free_as_recorded(databases: Databases, clusterid: int) -> int | None:
+    """Free bytes on a cluster's disk as its host said lately; None: nobody did.
+
+    Raises:
+        DatabaseError: ``global`` can't be reached.
+    """
+    query = select(balance_cluster.c.disk_free).where(
+        balance_cluster.c.clusterid == clusterid,
+        balance_cluster.c.measured_at > int(time.time()) - GOOD_S,
+    )
+    with databases.read("global") as connection:
+        try:
+            return connection.scalar(query)
+        except (OperationalError, ProgrammingError):
+            return None  # a site that has no tables for balancing
 
 
 def record_busy(

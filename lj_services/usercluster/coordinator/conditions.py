@@ -1,7 +1,8 @@
 """How loaded the clusters are: what their hosts say of their disks, how far replicas are behind.
 
 Disks: on each of a cluster's hosts runs ``lj mover host``, which reads psutil and reports.  The
-busiest of a cluster's hosts counts; one that falls silent counts for nothing after a while.
+busiest, and the fullest, of a cluster's hosts counts; one that falls silent counts for nothing
+after a while.  Moves are held by what was said just now; balancing gets the average of a minute.
 
 Replicas: the readers of the cluster's role in the site file are asked themselves, by a thread for
 each cluster, so that a host that hangs holds up nobody else.
@@ -9,8 +10,9 @@ each cluster, so that a host that hangs holds up nobody else.
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import text
@@ -18,17 +20,31 @@ from sqlalchemy.exc import DBAPIError
 
 from lj_services.database import DatabaseError, Databases, cluster_role
 from lj_services.database.engines import Server
+from lj_services.usercluster.balance.store import record_busy, record_space
 from lj_services.usercluster.coordinator.limits import Condition
+from lj_services.usercluster.disks import Disk
+
+log = logging.getLogger(__name__)
 
 LAG_EVERY_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Said:
-    """What a host said: the share of the time that its disk is busy, and when (seconds)."""
+    """What a host said of the disk under a cluster's data.
 
-    busy: float
+    Attributes:
+        at: when it spoke last, in seconds.
+        busy: share of the time that the disk is busy; None: it can't tell.
+        space: how large and how full it is; None: it did not say.
+        total, count: sum and number of what it said of `busy` since `Disks.means` was asked.
+    """
+
     at: float
+    busy: float | None = None
+    space: Disk | None = None
+    total: float = 0.0
+    count: int = 0
 
 
 class Disks:
@@ -42,20 +58,49 @@ class Disks:
         self._silent_s = silent_s
         self._said: dict[int, dict[str, Said]] = {}
 
-    def heard(self, cluster: int, host: str, busy: float, now: float) -> None:
+    def heard(
+        self, cluster: int, host: str, busy: float | None, now: float, space: Disk | None = None
+    ) -> None:
         """A host reports; `busy` is 0 to 1, `now` the caller's clock in seconds."""
-        self._said.setdefault(cluster, {})[host] = Said(busy, now)
+        said = self._said.setdefault(cluster, {}).setdefault(host, Said(now))
+        said.at, said.busy, said.space = now, busy, space
+        if busy is not None:
+            said.total += busy
+            said.count += 1
 
-    def busiest(self, now: float) -> dict[int, tuple[float, str]]:
-        """Cluster -> how busy its busiest disk is, and on which host."""
-        found = {}
+    def _speaking(self, now: float) -> Iterator[tuple[int, dict[str, Said]]]:
         for cluster, hosts in self._said.items():
             for host in [h for h, said in hosts.items() if now - said.at > self._silent_s]:
                 del hosts[host]
             if hosts:
-                host = max(hosts, key=lambda name: hosts[name].busy)
-                found[cluster] = (hosts[host].busy, host)
+                yield cluster, hosts
+
+    def busiest(self, now: float) -> dict[int, tuple[float, str]]:
+        """Cluster -> how busy its busiest disk is, and on which host."""
+        return {
+            cluster: max(told)
+            for cluster, hosts in self._speaking(now)
+            if (told := [(s.busy, host) for host, s in hosts.items() if s.busy is not None])
+        }
+
+    def means(self, now: float) -> dict[int, float]:
+        """Cluster -> how busy its busiest disk was on the average since this was asked last."""
+        found = {}
+        for cluster, hosts in self._speaking(now):
+            told = [said.total / said.count for said in hosts.values() if said.count]
+            if told:
+                found[cluster] = max(told)
+            for said in hosts.values():
+                said.total, said.count = 0.0, 0
         return found
+
+    def fullest(self, now: float) -> dict[int, Disk]:
+        """Cluster -> its disk with the least room."""
+        return {
+            cluster: min(told, key=lambda disk: disk.free)
+            for cluster, hosts in self._speaking(now)
+            if (told := [said.space for said in hosts.values() if said.space is not None])
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,3 +184,14 @@ def together(
         busy, host = disks.get(cluster, (None, ""))
         found[cluster] = Condition(lag.seconds, lag.why, lag.of, busy, host)
     return found
+
+
+def record(databases: Databases, busy: Mapping[int, float], space: Mapping[int, Disk]) -> None:
+    """Tell balancing how busy and how full clusters' disks are; that it can't be is logged."""
+    try:
+        for cluster, share in busy.items():
+            record_busy(databases, cluster, share)
+        for cluster, disk in space.items():
+            record_space(databases, cluster, disk)
+    except (DatabaseError, DBAPIError) as error:
+        log.warning("could not record how disks are: %s", error)

@@ -51,6 +51,12 @@ class CoordinatorSettings(DaemonSettings):
         le=600,
         description="seconds after which what a host said of its disk counts for nothing",
     )
+    record_s: float = Field(
+        default=60.0,
+        ge=1,
+        le=3600,
+        description="seconds between two records of how busy and full disks are, for balancing",
+    )
     max_line: int = Field(
         default=1 << 16, ge=256, le=1 << 20, description="bytes that a line of a client may have"
     )

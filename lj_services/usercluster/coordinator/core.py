@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 from lj_services.database import DatabaseBusy, DatabaseError
-from lj_services.usercluster.balance.store import record_busy
 from lj_services.usercluster.coordinator import conditions, metrics
 from lj_services.usercluster.coordinator.config import CoordinatorSettings
 from lj_services.usercluster.coordinator.desk import Desk, News
@@ -48,7 +47,6 @@ SETTLE_S = 3.0
 FULL_LOOK_S = 2.0
 FULL_LOOK_SHARE = 20
 """A look at all moves is taken so many times as long after the last as that one took."""
-RECORD_BUSY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +105,7 @@ class Coordinator:
         self._full_look_at = 0.0
         self._settling: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._busy_recorded = time.monotonic()
+        self._loads_recorded = time.monotonic()
         self._limits: dict[tuple[Side, int], Limits] = {}
 
     # --- Life ---
@@ -261,21 +259,13 @@ class Coordinator:
 
     def _weigh(self) -> None:
         now = time.monotonic()
-        disks = self.disks.busiest(now)
-        self.schedule.conditions = conditions.together(self.replicas.lags, disks)
-        if disks and now - self._busy_recorded > RECORD_BUSY_S and self.unable is None:
-            self._busy_recorded = now
-            task = asyncio.create_task(self._record(disks))
+        self.schedule.conditions = conditions.together(self.replicas.lags, self.disks.busiest(now))
+        if now - self._loads_recorded > self.settings.record_s and self.unable is None:
+            self._loads_recorded = now
+            known = self.disks.means(now), self.disks.fullest(now)
+            task = asyncio.create_task(self.thread(conditions.record, self.desk.databases, *known))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-
-    async def _record(self, disks: dict[int, tuple[float, str]]) -> None:
-        """Tell balancing how busy the disks are."""
-        try:
-            for cluster, (busy, _) in disks.items():
-                await self.thread(record_busy, self.desk.databases, cluster, busy)
-        except DatabaseError as error:
-            log.warning("could not record how busy disks are: %s", error)
 
     async def _settle(self, move: Move) -> None:
         """Free a user, or cross off a move that was cancelled before it began."""

@@ -8,6 +8,7 @@ from typing import Final
 from lj_services.usercluster.coordinator.console import Console, Session, Worker, number_from_zero
 from lj_services.usercluster.coordinator.protocol import BadRequest, Reply, Request, named, whole
 from lj_services.usercluster.coordinator.scheduling import Instruction
+from lj_services.usercluster.disks import Disk
 
 LONGEST_NAME: Final = 100
 MOST_SLOTS: Final = 1000
@@ -74,17 +75,30 @@ async def finish(console: Console, session: Session, request: Request) -> Reply:
 
 
 async def load(console: Console, _session: Session, request: Request) -> Reply:
-    """cluster=N host=NAME busy=0.25: a cluster's host says how busy its disk is"""
-    cluster = request.number("cluster", at_least=1)
+    """cluster=N host=NAME [busy=0.25] [free=BYTES total=BYTES device=ID]: how a host's disk is"""
+    cluster, fields = request.number("cluster", at_least=1), request.fields
     if cluster not in console.coordinator.desk.databases.clusters():
         raise BadRequest(f"there is no cluster {cluster}", "unknown")
-    host = request.fields.get("host", "")
+    host = fields.get("host", "")
     if not host or len(host) > LONGEST_NAME:
         raise BadRequest(f"load: host=NAME, 1 to {LONGEST_NAME} characters")
-    busy = number_from_zero(request.fields.get("busy", ""), "load: busy")
-    if not 0 <= busy <= 1:
-        raise BadRequest("load: busy is a share of the time, 0 to 1")
-    console.coordinator.disks.heard(cluster, host, busy, time.monotonic())
+    busy = None
+    if "busy" in fields:
+        busy = number_from_zero(fields["busy"], "load: busy")
+        if not 0 <= busy <= 1:
+            raise BadRequest("load: busy is a share of the time, 0 to 1")
+    space = None
+    if fields.keys() & {"free", "total", "device"}:
+        space = Disk(
+            total=request.number("total", at_least=1),
+            free=request.number("free"),
+            device=fields.get("device", host),
+        )
+        if space.free > space.total:
+            raise BadRequest("load: free can't be more than total")
+    if busy is None and space is None:
+        raise BadRequest("load: say busy=SHARE, or free=BYTES total=BYTES, or both")
+    console.coordinator.disks.heard(cluster, host, busy, time.monotonic(), space)
     return Reply()
 
 

@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from lj_services.database import migrate
+from lj_services.usercluster import UserSettings
+from lj_services.usercluster.balance import store
+from lj_services.usercluster.balance.loading import load_snapshot
 from lj_services.usercluster.coordinator import AnotherRules, OrderRefused
 from lj_services.usercluster.coordinator.client import Client, find, poke
 from lj_services.usercluster.coordinator.lock import Lock
@@ -194,6 +198,23 @@ def test_a_busy_disk_holds_moves(ready: TestSite) -> None:
         client.close()
 
 
+def test_what_hosts_tell_is_kept_for_balancing(ready: TestSite) -> None:
+    site = ready
+    migrate(site.databases, "global", [store.COMPONENT])
+    settings = UserSettings.model_validate({"clusters": {1: {"capacity": "1m"}}})
+    with coordinating(site, record_s=1.0) as coordinator:
+        client = coordinator.client()
+        # Cluster 1's host sees no disk space, one of cluster 2's not how busy the disk is.
+        client.call("load", cluster=1, host="db1a", busy=0.5)
+        client.call("load", cluster=2, host="db2a", free=3 << 20, total=4 << 20, device="x")
+        client.call("load", cluster=2, host="db2b", busy=0.75)
+        wait_for(lambda: store.free_as_recorded(site.databases, 2) is not None, "a record")
+        one, two = load_snapshot(site.databases, settings).clusters
+        assert (one.busy, one.disk_total) == (0.5, 1 << 20)
+        assert (two.busy, two.disk_total, two.disk_used) == (0.75, 4 << 20, 1 << 20)
+        client.close()
+
+
 def test_cancelled_with_and_without_workers(ready: TestSite) -> None:
     site = ready
     userids = people(site, 2, notes=1000)
@@ -272,6 +293,9 @@ def test_a_worker_that_ends_hands_back_what_takes_long(ready: TestSite) -> None:
         (b"hello worker=x\n", "usage"),
         (b"load cluster=7 host=h busy=0\n", "unknown"),
         (b"load cluster=1 host=h busy=nan\n", "usage"),
+        (b"load cluster=1 host=h\n", "usage"),
+        (b"load cluster=1 host=h busy=0 free=1\n", "usage"),
+        (b"load cluster=1 host=h free=2 total=1\n", "usage"),
         (b"priority 1 99999999\n", "usage"),
     ],
 )

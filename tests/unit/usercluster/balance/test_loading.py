@@ -137,3 +137,27 @@ def test_states_and_weights_of_the_site_file(site: TestSite) -> None:
 def test_a_disk_that_nobody_knows_is_refused(site: TestSite) -> None:
     with pytest.raises(CapacityUnknown, match=r"cluster 2 is: .*\[users.clusters.2\]"):
         load(site, clusters={1: {"capacity": 1}})
+
+
+def test_what_a_host_tells_stays_when_the_survey_can_not_see_the_disk(site: TestSite) -> None:
+    store.record_space(site.databases, 1, Disk(9000, 4000, "db1:8"))
+    store.record_disk(site.databases, 1, Data(2000, 300), None)
+    one = load(site, clusters={2: {"capacity": 1}}).clusters[0]
+    assert (one.disk_total, one.disk_used) == (9000, 4700)
+    assert store.free_as_recorded(site.databases, 1) == 4000
+    assert store.free_as_recorded(site.databases, 2) is None
+    with site.databases.write("global") as connection:
+        connection.execute(text("UPDATE balance_cluster SET measured_at = measured_at - 601"))
+    assert store.free_as_recorded(site.databases, 1) is None
+
+
+def test_without_tables_for_balancing_nobody_tells(sqlite_site: TestSite) -> None:
+    assert store.free_as_recorded(sqlite_site.databases, 1) is None
+
+
+def test_a_host_that_fell_silent_says_nothing_of_today(site: TestSite) -> None:
+    store.record_busy(site.databases, 1, 0.7)
+    for at, busy in ((NOW - 86_399, 0.7), (NOW - 86_400, None)):
+        with site.databases.write("global") as connection:
+            connection.execute(text("UPDATE balance_cluster SET busy_at = :at"), {"at": at})
+        assert load(site).clusters[0].busy == busy

@@ -13,6 +13,7 @@ from lj_services.usercluster.coordinator.conditions import Disks, Lag, together
 from lj_services.usercluster.coordinator.jobs import Job, Kind, scope
 from lj_services.usercluster.coordinator.limits import Condition, Limits, changed
 from lj_services.usercluster.coordinator.worker import Gate
+from lj_services.usercluster.disks import Disk
 from lj_services.usercluster.mover.errors import HandBack
 
 pytestmark = pytest.mark.unit
@@ -96,6 +97,22 @@ def test_the_busiest_host_counts_while_it_speaks() -> None:
     assert disks.busiest(106) == {1: (0.7, "db1b"), 2: (0.1, "db2a")}
     disks.heard(1, "db1a", 0.2, now=112)
     assert disks.busiest(116) == {1: (0.2, "db1a")}
+
+
+def test_balancing_gets_what_was_usual_and_the_least_room() -> None:
+    disks = Disks(silent_s=10)
+    for busy, now in ((0.9, 100), (0.1, 101), (0.2, 102)):
+        disks.heard(1, "db1a", busy, now, Disk(1000, 400, "db1a:8"))
+        disks.heard(1, "db1b", 0.3, now, Disk(900, 500, "db1b:8"))
+    disks.heard(2, "db2a", None, 102, Disk(700, 700, "db2a:8"))  # can't tell how busy
+    assert disks.busiest(102) == {1: (0.3, "db1b")}
+    assert disks.means(102) == {1: pytest.approx(0.4)}
+    assert disks.means(102) == {}
+    assert {cluster: disk.device for cluster, disk in disks.fullest(102).items()} == {
+        1: "db1a:8",
+        2: "db2a:8",
+    }
+    assert disks.fullest(113) == {}
 
 
 @pytest.mark.parametrize(
