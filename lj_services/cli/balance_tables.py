@@ -134,7 +134,9 @@ def _forecast(row: Forecast) -> dict[str, Any]:
 
 
 def _predicted(row: Forecast) -> dict[str, Any]:
-    busy = f"{_share(row.busy_before)} -> {_share(row.busy_after)}"
+    busy = _share(row.busy_before)
+    if row.busy_after is not None:
+        busy += f" -> {_share(row.busy_after)}"
     return {
         "cluster": row.clusterid,
         "state": str(row.state),
@@ -142,7 +144,7 @@ def _predicted(row: Forecast) -> dict[str, Any]:
         "target": _share(row.disk_target / row.disk_total),
         "before": _share(row.disk_before / row.disk_total),
         "after": _share(row.disk_after / row.disk_total),
-        "busy": "?" if row.busy_before is None else busy,
+        "busy": busy,
         "in": row.users_in,
         "out": row.users_out,
     }

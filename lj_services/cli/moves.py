@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -14,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lj_services.cli.errors import told
-from lj_services.cli.moving import make_worker, record, rows_done, run_here
+from lj_services.cli.moving import clock, make_worker, print_move, record, rows_done, run_here
 from lj_services.cli.output import CommandError, Output, json_option
 from lj_services.cli.site import Site, pass_site
 from lj_services.daemon import ExitCode
@@ -25,7 +24,7 @@ from lj_services.usercluster.coordinator.client import Client, find, poke
 from lj_services.usercluster.coordinator.jobs import scope as read_scope
 from lj_services.usercluster.coordinator.protocol import BadRequest, tokens
 from lj_services.usercluster.mover import Move, MoveRefused, Moves
-from lj_services.usercluster.mover.tables import BEFORE_COMMIT, CANCELLED
+from lj_services.usercluster.mover.tables import BEFORE_COMMIT, CANCELLED, FAILED
 
 COLUMNS = ["move", "userid", "from", "to", "state", "rows", "of", "held_ms", "attempts", "error"]
 EVERY_S = 1.0
@@ -36,14 +35,17 @@ dry_run_option = click.option(
 
 
 @click.group(invoke_without_command=True)
+@json_option
 @click.pass_context
-def command(ctx: click.Context) -> None:
+def command(ctx: click.Context, as_json: bool) -> None:
     """Moves of users between clusters.
 
     Without a command: those under way, on a terminal as a table that keeps up.
     """
     if ctx.invoked_subcommand is None:
-        ctx.invoke(list_command, watch=sys.stdout.isatty())
+        ctx.invoke(list_command, watch=sys.stdout.isatty(), as_json=as_json)
+    elif as_json:
+        raise click.UsageError(f"write --json after {ctx.invoked_subcommand}")
 
 
 @command.command("list")
@@ -194,15 +196,11 @@ def show(site: Site, move_id: int, as_json: bool) -> None:
     if as_json:
         out.document({**record(move), **seen, "events": told_of})
         return
-    out.record({**record(move), **seen})
+    print_move(out, move, **seen)
     out.table(
         ["at", "state", "message"],
-        [{**event, "at": _clock(event["at"])} for event in told_of],
+        [{**event, "at": clock(event["at"])} for event in told_of],
     )
-
-
-def _clock(seconds: object) -> str:
-    return datetime.fromtimestamp(float(str(seconds)), UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 
 
 @command.command()
@@ -221,12 +219,12 @@ def cancel(site: Site, move_id: int, dry_run: bool, as_json: bool) -> None:
     if dry_run:
         if move.state not in BEFORE_COMMIT:
             raise MoveRefused(f"{move} is {move.state}: it can't be cancelled now")
-        Output(as_json).record(record(move))
+        print_move(Output(as_json), move)
         return
     move = worker.moves.end(move_id, CANCELLED, "by an operator")
     if not poke(site.databases) and move.owner is None and not worker.others():
         move = run_here(worker, move, None)
-    Output(as_json).record(record(move))
+    print_move(Output(as_json), move)
 
 
 @command.command()
@@ -238,23 +236,31 @@ def cancel(site: Site, move_id: int, dry_run: bool, as_json: bool) -> None:
 def retry(site: Site, move_id: int, dry_run: bool, as_json: bool) -> None:
     """Take up a waiting move now; ask again for one that failed or was cancelled."""
     moves = Moves(site.databases)
-    move: Move = moves.get(move_id) if dry_run else moves.retry(move_id)
-    if not dry_run:
+    if dry_run:
+        move = moves.get(move_id)
+        if move.state in (FAILED, CANCELLED):
+            moves.check(site.look_up(f"#{move.userid}"), move.dst)
+        elif move.final:
+            raise MoveRefused(f"{move} is {move.state}: there is nothing to try again")
+    else:
+        move = moves.retry(move_id)
         poke(site.databases)
-    Output(as_json).record(record(move))
+    print_move(Output(as_json), move)
 
 
 @command.command()
 @click.argument("move_id", metavar="MOVE", type=int)
 @click.argument("priority", type=click.IntRange(-1_000_000, 1_000_000))
+@dry_run_option
 @json_option
 @pass_site
 @told()
-def priority(site: Site, move_id: int, priority: int, as_json: bool) -> None:
+def priority(site: Site, move_id: int, priority: int, dry_run: bool, as_json: bool) -> None:
     """Let MOVE go before those with a lower PRIORITY."""
-    orders.set_priority(site.databases, move_id, priority)
-    poke(site.databases)
-    Output(as_json).record({**record(Moves(site.databases).get(move_id)), "priority": priority})
+    move = orders.set_priority(site.databases, move_id, priority, dry_run=dry_run)
+    if not dry_run:
+        poke(site.databases)
+    print_move(Output(as_json), move, priority=priority)
 
 
 @command.command()

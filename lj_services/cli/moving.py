@@ -6,6 +6,7 @@ import importlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -17,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from lj_services.cli.output import CommandError
+from lj_services.cli.output import CommandError, Output
 from lj_services.cli.site import Site
 from lj_services.daemon import ExitCode
 from lj_services.usercluster.mover import ClaimLost, Move, Worker
@@ -120,6 +121,7 @@ def record(move: Move) -> dict[str, Any]:
         "rows": rows_done(move),
         "of": move.progress.get("total"),
         "held_ms": None if move.freeze_us is None else round(move.freeze_us / 1000, 1),
+        "priority": move.priority,
         "attempts": move.attempts,
         "worker": move.owner,
         "error": move.error,
@@ -127,6 +129,25 @@ def record(move: Move) -> dict[str, Any]:
         "switched": seconds(move.switched_at),
         "finished": seconds(move.finished_at),
     }
+
+
+def print_move(out: Output, move: Move, **more: Any) -> None:
+    """Print a move, and what else is known of it; times as people read them."""
+    values = {**record(move), **more}
+    if not out.as_json:
+        for name in ("created", "switched", "finished"):
+            if values[name] is not None:
+                values[name] = clock(values[name])
+    out.record(values)
+
+
+def clock(seconds: object) -> str:
+    """A moment in UTC, to the millisecond.
+
+    Args:
+        seconds: since 1970.
+    """
+    return datetime.fromtimestamp(float(str(seconds)), UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
 
 
 def refuse_unsettled(move: Move) -> None:

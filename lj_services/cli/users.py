@@ -145,10 +145,11 @@ def move(
     elif wait:
         done = moving.follow(worker, asked, shown)
     else:
-        out.record(moving.record(asked))
+        moving.print_move(out, asked)
+        out.say("It is queued for the workers: lj moves shows how far it is, --wait waits.")
         return
     moving.refuse_unsettled(done)
-    out.record(moving.record(done))
+    moving.print_move(out, done)
 
 
 def _record(site: Site, user: User) -> dict[str, Any]:

@@ -76,7 +76,13 @@ def make_plan(snapshot: Snapshot, rules: BalanceRules) -> Plan:
             f"and stay: userid {some}" + ", ..." * (len(giants) > 5)
         )
     if writes is None:
-        notes.append("nobody has measured how busy the disks are: only disk space is balanced")
+        measured = any(figures.busy is not None for figures in snapshot.clusters)
+        why = (
+            "nobody knows how much users write (see docs/balancing.md)"
+            if measured
+            else "nobody has measured how busy the disks are"
+        )
+        notes.append(f"{why}: only disk space is balanced")
     if unknown := sum(figures.unsurveyed for figures in snapshot.clusters):
         notes.append(f"{unknown} users have not been surveyed: they stay where they are")
     return _Planning(snapshot, rules, free, disk, writes, notes).run()
@@ -274,7 +280,9 @@ class _Planning:
                 disk_before=int(self.disk.load[i]),
                 disk_after=cluster.disk,
                 busy_target=self._busy(i, cluster.rate_target),
-                busy_before=self._busy(i, float(self.writes.load[i]) if self.writes else 0.0),
+                busy_before=(
+                    self._busy(i, float(self.writes.load[i])) if self.writes else figures.busy
+                ),
                 busy_after=self._busy(i, cluster.rate),
                 users_in=cluster.users_in,
                 users_out=cluster.users_out,

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from lj_services.database import Databases
 from lj_services.usercluster.coordinator.tables import mover_limit, mover_pause
-from lj_services.usercluster.mover import MoveRefused, Moves
+from lj_services.usercluster.mover import Move, MoveRefused, Moves
 from lj_services.usercluster.mover.tables import BEFORE_COMMIT, now_ms, user_move
 
 LONGEST_REASON = 200
@@ -103,20 +103,40 @@ def reset_limits(databases: Databases, scope: str) -> bool:
     return bool(gone)
 
 
-def set_priority(databases: Databases, move_id: int, priority: int) -> None:
+def set_priority(
+    databases: Databases, move_id: int, priority: int, *, dry_run: bool = False
+) -> Move:
     """Change a move's priority; higher ones go first.
+
+    Args:
+        databases: has ``global``.
+        move_id: which.
+        priority: the new one.
+        dry_run: only tell whether it could be changed.
+
+    Returns:
+        the move, as it was before.
 
     Raises:
         UnknownMove, MoveRefused: there is none; it is past its commit point, or over.
         DatabaseError: ``global`` can't be reached.
     """
-    with databases.write("global") as connection:
-        changed = connection.execute(
-            update(user_move)
-            .where(user_move.c.move_id == move_id, user_move.c.state.in_(BEFORE_COMMIT))
-            .values(priority=priority)
-        ).rowcount
+    move = Moves(databases).get(move_id)
+    changed = move.state in BEFORE_COMMIT
+    if changed and not dry_run:
+        changed = _set_priority(databases, move_id, priority)
     if not changed:
         move = Moves(databases).get(move_id)
-        if move.state not in BEFORE_COMMIT:
-            raise MoveRefused(f"{move} is {move.state}: its priority does not matter any more")
+        raise MoveRefused(f"{move} is {move.state}: its priority does not matter any more")
+    return move
+
+
+def _set_priority(databases: Databases, move_id: int, priority: int) -> bool:
+    with databases.write("global") as connection:
+        return bool(
+            connection.execute(
+                update(user_move)
+                .where(user_move.c.move_id == move_id, user_move.c.state.in_(BEFORE_COMMIT))
+                .values(priority=priority)
+            ).rowcount
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -123,13 +124,18 @@ def test_pauses(site: Site) -> None:
 
 def test_cancel_retry_and_priority(site: Site) -> None:
     site.json("balance", "run", site.plan("move user=1 from=1 to=2"))
+    assert site.json("moves", "priority", "1", "5", "--dry-run")["priority"] == 5
+    assert site.json("moves", "show", "1")["priority"] == 0
     site.json("moves", "priority", "1", "5")
+    assert site.json("moves", "show", "1")["priority"] == 5
     assert site.json("moves", "cancel", "1", "--dry-run")["state"] == "queued"
     assert site.json("moves", "cancel", "1")["state"] == "cancelled"
     assert "can't be cancelled" in site.refused(5, "moves", "cancel", "1", "--dry-run")
-    assert "does not matter any more" in site.refused(5, "moves", "priority", "1", "5")
+    for dry in ((), ("--dry-run",)):
+        assert "does not matter any more" in site.refused(5, "moves", "priority", "1", "5", *dry)
     assert site.json("moves", "retry", "1", "--dry-run")["move"] == 1
     assert site.json("moves", "retry", "1")["move"] == 2
+    assert "being moved already by move 2" in site.refused(5, "moves", "retry", "1", "--dry-run")
     assert site.json("moves", "show", "2")["events"]
     assert "there is no move 9" in site.refused(4, "moves", "show", "9")
 
@@ -139,6 +145,11 @@ def test_moves_by_itself_lists_what_is_under_way(site: Site) -> None:
     result = site.lj("moves")
     assert result.exit_code == 0, result.output
     assert "queued" in result.output
+    assert [row["state"] for row in site.json("moves")] == ["queued"]
+    assert "write --json after list" in site.refused(2, "moves", "--json", "list")
+    shown = site.lj("moves", "show", "1").output
+    assert f"created   {datetime.now(UTC):%Y-%m-}" in shown  # people read no seconds since 1970
+    assert isinstance(site.json("moves", "show", "1")["created"], float)
 
 
 def test_nobody_to_ask(site: Site) -> None:

@@ -267,3 +267,6 @@ def test_what_nobody_measured_is_said():
     assert plan.notes == (
         "nobody has measured how busy the disks are: only disk space is balanced",
     )
+    busy = make_plan(snapshot([cluster(1, 10, busy=0.5)], []), RULES)
+    assert "nobody knows how much users write" in busy.notes[0]
+    assert [row.busy_before for row in busy.forecast] == [0.5]
