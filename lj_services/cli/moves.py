@@ -13,7 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from lj_services.cli.errors import told
-from lj_services.cli.moving import clock, make_worker, print_move, record, rows_done, run_here
+from lj_services.cli.moving import (
+    clock,
+    make_worker,
+    move_of,
+    names,
+    print_move,
+    record,
+    rows_done,
+    run_here,
+)
 from lj_services.cli.output import CommandError, Output, json_option
 from lj_services.cli.site import Site, pass_site
 from lj_services.daemon import ExitCode
@@ -26,7 +35,7 @@ from lj_services.usercluster.coordinator.protocol import BadRequest, tokens
 from lj_services.usercluster.mover import Move, MoveRefused, Moves
 from lj_services.usercluster.mover.tables import BEFORE_COMMIT, CANCELLED, FAILED
 
-COLUMNS = ["move", "userid", "from", "to", "state", "rows", "of", "held_ms", "attempts", "error"]
+COLUMNS = ["move", "user", "from", "to", "state", "rows", "of", "held_ms", "attempts", "error"]
 EVERY_S = 1.0
 
 dry_run_option = click.option(
@@ -50,7 +59,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
 @command.command("list")
 @click.option("--all", "everything", is_flag=True, help="Also those that are over.")
-@click.option("--user", "userid", type=int, metavar="USERID", help="Only this user's.")
+@click.option("--user", "who", metavar="WHO", help="Only this user's: a name, or #USERID.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
 @click.option("--watch", is_flag=True, help="Keep showing them, with rates and time left.")
 @json_option
@@ -59,7 +68,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
 def list_command(
     site: Site,
     everything: bool = False,
-    userid: int | None = None,
+    who: str | None = None,
     limit: int = 50,
     watch: bool = False,
     as_json: bool = False,
@@ -67,14 +76,19 @@ def list_command(
     """List moves, the newest first; where a coordinator runs, with why each waits."""
     moves = Moves(site.databases)
     active = None if everything else True
+    userid = None if who is None else site.look_up(who).userid
     out = Output(as_json)
     view = View(site)
     if watch and not as_json:
-        _watch(out, moves, view, active, userid, limit)
+        _watch(out, site, view, active, userid, limit)
         return
     found = moves.list(userid=userid, active=active, limit=limit)
-    seen = view.look(limit)
-    rows = [{**record(move), **_from_coordinator(seen.get(move.move_id))} for move in found]
+    seen = view.look(limit) or {}
+    known = names(site, found)
+    rows = [
+        {**record(move, known.get(move.userid)), **_from_coordinator(seen.get(move.move_id))}
+        for move in found
+    ]
     out.table([*COLUMNS, "why"] if seen else COLUMNS, rows)
 
 
@@ -90,16 +104,16 @@ class View:
         self._client: Client | None = None
         self._not_before = 0.0
 
-    def look(self, limit: int) -> dict[int, dict[str, str]]:
-        """Move -> its facts (see `listing.line`)."""
+    def look(self, limit: int) -> dict[int, dict[str, str]] | None:
+        """Move -> its facts (see `listing.line`); None: no coordinator answers."""
         if time.monotonic() < self._not_before:
-            return {}
+            return None
         try:
             if self._client is None:
                 address = find(self._site.databases)
                 if address is None:
                     self._not_before = time.monotonic() + 5.0
-                    return {}
+                    return None
                 self._client = Client(address, timeout_s=5.0)
             found = {}
             for line in self._client.call("list_jobs", limit=limit * 2).lines:
@@ -109,7 +123,7 @@ class View:
         except (CoordinatorError, DatabaseError, BadRequest, IndexError, ValueError):
             self._client = None
             self._not_before = time.monotonic() + 5.0
-            return {}
+            return None
 
 
 def _from_coordinator(facts: Mapping[str, str] | None) -> dict[str, Any]:
@@ -124,14 +138,16 @@ def _from_coordinator(facts: Mapping[str, str] | None) -> dict[str, Any]:
 
 
 def _watch(
-    out: Output, moves: Moves, view: View, active: bool | None, userid: int | None, limit: int
+    out: Output, site: Site, view: View, active: bool | None, userid: int | None, limit: int
 ) -> None:
+    moves = Moves(site.databases)
     before: dict[int, tuple[float, int]] = {}
     with Live(console=out.console, auto_refresh=False) as live:
         while True:
             try:
                 found = moves.list(userid=userid, active=active, limit=limit)
-                live.update(_table(found, view.look(limit), before), refresh=True)
+                table = _table(found, names(site, found), view.look(limit), before)
+                live.update(table, refresh=True)
             except DatabaseError as error:
                 live.update(Text(str(error), style="red"), refresh=True)
             time.sleep(EVERY_S)
@@ -139,7 +155,8 @@ def _watch(
 
 def _table(
     found: list[Move],
-    seen: Mapping[int, Mapping[str, str]],
+    known: Mapping[int, str],
+    seen: Mapping[int, Mapping[str, str]] | None,
     before: dict[int, tuple[float, int]],
 ) -> Table:
     """The live table; `before` remembers rows and times of the last one, for rates."""
@@ -147,14 +164,14 @@ def _table(
     table = Table(
         header_style="bold",
         box=None,
-        caption=f"{len(found)} moves" if seen else f"{len(found)} moves; no coordinator",
+        caption=f"{len(found)} moves" + ("; no coordinator" if seen is None else ""),
     )
-    for name in ("move", "userid", "from", "to", "phase", "rows", "rate", "lag", "ETA", "why"):
+    for name in ("move", "user", "from", "to", "phase", "rows", "rate", "lag", "ETA", "why"):
         table.add_column(
             name, justify="right" if name in ("rows", "rate", "lag", "ETA") else "left"
         )
     for move in found:
-        facts = _from_coordinator(seen.get(move.move_id))
+        facts = _from_coordinator((seen or {}).get(move.move_id))
         done, total = rows_done(move), move.progress.get("total")
         then, had = before.get(move.move_id, (now, done))
         rate = facts.get("speed") or 0.0
@@ -167,10 +184,10 @@ def _table(
         behind = facts.get("behind", move.progress.get("behind"))
         cells = (
             move.move_id,
-            move.userid,
+            known.get(move.userid, f"#{move.userid}"),
             move.src,
             move.dst,
-            record(move)["state"],
+            record(move, None)["state"],
             f"{done:,} of {total:,}" if total is not None else "",
             f"{rate:,.0f}/s" if rate else "",
             f"{behind} rows" if behind else "",
@@ -192,11 +209,11 @@ def show(site: Site, move_id: int, as_json: bool) -> None:
     move, events = moves.get(move_id), moves.events(move_id)
     out = Output(as_json)
     told_of = [{"at": e.at / 1000, "state": e.state, "message": e.message} for e in events]
-    seen = {} if move.final else _from_coordinator(View(site).look(10_000).get(move_id))
+    seen = {} if move.final else _from_coordinator((View(site).look(10_000) or {}).get(move_id))
     if as_json:
-        out.document({**record(move), **seen, "events": told_of})
+        out.document({**move_of(site, move), **seen, "events": told_of})
         return
-    print_move(out, move, **seen)
+    print_move(out, site, move, **seen)
     out.table(
         ["at", "state", "message"],
         [{**event, "at": clock(event["at"])} for event in told_of],
@@ -219,12 +236,12 @@ def cancel(site: Site, move_id: int, dry_run: bool, as_json: bool) -> None:
     if dry_run:
         if move.state not in BEFORE_COMMIT:
             raise MoveRefused(f"{move} is {move.state}: it can't be cancelled now")
-        print_move(Output(as_json), move)
+        print_move(Output(as_json), site, move)
         return
     move = worker.moves.end(move_id, CANCELLED, "by an operator")
     if not poke(site.databases) and move.owner is None and not worker.others():
         move = run_here(worker, move, None)
-    print_move(Output(as_json), move)
+    print_move(Output(as_json), site, move)
 
 
 @command.command()
@@ -245,7 +262,7 @@ def retry(site: Site, move_id: int, dry_run: bool, as_json: bool) -> None:
     else:
         move = moves.retry(move_id)
         poke(site.databases)
-    print_move(Output(as_json), move)
+    print_move(Output(as_json), site, move)
 
 
 @command.command()
@@ -260,7 +277,7 @@ def priority(site: Site, move_id: int, priority: int, dry_run: bool, as_json: bo
     move = orders.set_priority(site.databases, move_id, priority, dry_run=dry_run)
     if not dry_run:
         poke(site.databases)
-    print_move(Output(as_json), move, priority=priority)
+    print_move(Output(as_json), site, move, priority=priority)
 
 
 @command.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -17,12 +17,14 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from sqlalchemy import select
 
 from lj_services.cli.output import CommandError, Output
 from lj_services.cli.site import Site
 from lj_services.daemon import ExitCode
 from lj_services.usercluster.mover import ClaimLost, Move, Worker
 from lj_services.usercluster.mover.tables import AFTER_COMMIT, FAILED, VERIFYING
+from lj_services.usercluster.tables import user
 
 POLL_S = 0.2
 
@@ -106,14 +108,29 @@ def rows_done(move: Move) -> int:
     return int(move.progress.get("verified" if move.state == VERIFYING else "rows", 0))
 
 
-def record(move: Move) -> dict[str, Any]:
-    """A move as people and machines read it; times in seconds since 1970."""
+def names(site: Site, moves: Iterable[Move]) -> dict[int, str]:
+    """Userid -> name, of those who move.
+
+    Raises:
+        DatabaseError: ``global`` can't be reached.
+    """
+    userids = {move.userid for move in moves}
+    with site.databases.read("global") as connection:
+        rows = connection.execute(
+            select(user.c.userid, user.c.name).where(user.c.userid.in_(userids))
+        ).all()
+    return {int(row.userid): str(row.name) for row in rows}
+
+
+def record(move: Move, name: str | None) -> dict[str, Any]:
+    """A move of the user `name` as people and machines read it; times in seconds since 1970."""
 
     def seconds(at: int | None) -> float | None:
         return None if at is None else at / 1000
 
     return {
         "move": move.move_id,
+        "user": name,
         "userid": move.userid,
         "from": move.src,
         "to": move.dst,
@@ -131,9 +148,14 @@ def record(move: Move) -> dict[str, Any]:
     }
 
 
-def print_move(out: Output, move: Move, **more: Any) -> None:
+def move_of(site: Site, move: Move) -> dict[str, Any]:
+    """As `record`, with the name that `global` knows."""
+    return record(move, names(site, [move]).get(move.userid))
+
+
+def print_move(out: Output, site: Site, move: Move, **more: Any) -> None:
     """Print a move, and what else is known of it; times as people read them."""
-    values = {**record(move), **more}
+    values = {**move_of(site, move), **more}
     if not out.as_json:
         for name in ("created", "switched", "finished"):
             if values[name] is not None:
