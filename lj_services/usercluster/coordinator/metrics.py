@@ -46,3 +46,18 @@ class ScheduleMetrics(Collector):
         places = GaugeMetricFamily("lj_mover_places", "Moves at once that all workers take")
         places.add_metric([], sum(self._schedule.slots.copy().values()))
         yield places
+        busy = GaugeMetricFamily(
+            "lj_mover_disk_busy", "Share of the time that the busiest disk is", labels=["cluster"]
+        )
+        lag = GaugeMetricFamily(
+            "lj_mover_replica_lag_seconds",
+            "How far the worst replica is behind",
+            labels=["cluster"],
+        )
+        for cluster, condition in list(self._schedule.conditions.items()):
+            if condition.busy is not None:
+                busy.add_metric([str(cluster)], condition.busy)
+            if condition.lag_s is not None:
+                lag.add_metric([str(cluster)], condition.lag_s)
+        yield busy
+        yield lag

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import urllib.request
@@ -99,7 +100,10 @@ def test_from_the_command_line(tmp_path: Path) -> None:
                 assert f"\n{figure}\n" in figures
             if "not known" not in host.output:  # a file system that the system counts
                 lines = lj("mover", "ask", "show_rates", "--json")["lines"]
-                assert any(line.startswith("dst:2") and "busy_now=0" in line for line in lines)
+                (told,) = (line for line in lines if line.startswith("dst:2"))
+                assert re.search(r"busy_now=[01]\.", told)
+                with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics") as page:
+                    assert 'lj_mover_disk_busy{cluster="2"} ' in page.read().decode()
             assert worker.terminate() == 0
             host.terminate()
         assert coordinator.terminate() == 0
