@@ -16,6 +16,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 FOLDERS = {
     "tests/faults/disk_checker/": "loop devices and mounts of the whole machine",
+    "tests/lab/": "one lab of virtual machines",
     "tests/roles/": "one converged box, and the wheels that it is made of",
 }
 """Folder -> what its tests share."""

@@ -1,0 +1,91 @@
+"""What a lab's machines are started with, and what they find."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.unit.lab.test_plan import pair
+from tools.lab import seed
+from tools.lab.image import Image, fingerprint, packages
+from tools.lab.machine import Frame, command
+
+pytestmark = pytest.mark.unit
+
+
+def words_of(accelerator: str = "tcg") -> str:
+    host = pair(lab_disks={"data": 64}).hosts[0]
+    return " ".join(command(host, Frame(Image(Path("/image")), Path("/state/db-a"), accelerator)))
+
+
+def test_boots_the_image_s_kernel_from_a_layer_of_its_own() -> None:
+    words = words_of()
+    assert "-kernel /image/vmlinuz -initrd /image/initrd" in words
+    assert "format=qcow2,file=/state/db-a/root.qcow2" in words
+    assert "/image/root.ext4" not in words  # only the layer knows it
+
+
+def test_disks_come_in_the_order_that_the_guest_relies_on() -> None:
+    words = words_of()
+    order = [words.index(f"serial={name}") for name in ("root", "seed", "data")]
+    assert order == sorted(order)
+    assert "file=/state/db-a/seed.tar,readonly=on" in words
+
+
+def test_has_a_cable_for_each_network() -> None:
+    words = words_of()
+    assert words.count("-device virtio-net-pci") == 2
+    assert "id=public" in words
+    assert "id=cluster1" in words
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "there"), [("tcg", "-accel tcg,thread=multi -cpu max"), ("kvm", "-cpu host")]
+)
+def test_runs_as_the_probe_said(accelerator: str, there: str) -> None:
+    assert there in words_of(accelerator)
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    if shutil.which("ssh-keygen") is None:
+        pytest.fail("needs ssh-keygen: install the Debian package openssh-client")
+    seed.make_keys(tmp_path)
+    return tmp_path
+
+
+def test_the_seed_makes_a_host(keys: Path) -> None:
+    plan = pair()
+    data = seed.seed(plan.hosts[1], plan, keys)
+    assert len(data) % seed.SECTOR == 0  # it is read as a disk
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        files = {entry.name: entry for entry in archive}
+
+        def text(name: str) -> str:
+            file = archive.extractfile(name)
+            assert file is not None
+            return file.read().decode()
+
+        assert text("etc/hostname") == "db-b\n"
+        assert "10.78.1.1 db-a-crossover\n" in text("etc/hosts")
+        assert "Address=10.77.0.12/24" in text("etc/systemd/network/0-public.network")
+        assert "Address=10.78.1.2/24" in text("etc/systemd/network/1-cluster1.network")
+        assert text("root/.ssh/authorized_keys") == (keys / "login.pub").read_text()
+    assert files["etc/ssh/ssh_host_ed25519_key"].mode == 0o600
+    assert files["root/.ssh"].mode == 0o700
+
+
+def test_ssh_goes_through_the_keeper_s_network_and_trusts_one_key() -> None:
+    text = seed.ssh_config(pair(), Path("/state"), 4711)
+    assert "ProxyCommand nsenter --target 4711 --net nc %h %p" in text
+    assert "StrictHostKeyChecking yes" in text
+    assert "Host db-a\n  HostName 10.77.0.11\n" in text
+
+
+def test_the_image_is_named_for_what_decides_its_content() -> None:
+    assert len(fingerprint()) == 16
+    assert {"drbd-utils", "heartbeat", "linux-image-cloud-amd64"} <= set(packages())
