@@ -7,30 +7,14 @@ from contextlib import contextmanager
 
 import click
 
+from lj_services.cli.gearman_check import check
 from lj_services.cli.gearman_clients import dmap, submit, worker
 from lj_services.cli.gearman_gofer import gofer
+from lj_services.cli.gearman_options import server_option
 from lj_services.cli.output import CommandError, Output, json_option
 from lj_services.daemon import ExitCode, HostPort
 from lj_services.gearman.admin_client import AdminClient, AdminRefused
 from lj_services.gearman.command import serve
-
-
-def _address(_ctx: click.Context, _param: click.Parameter, value: str) -> HostPort:
-    try:
-        return HostPort.parse(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-server_option = click.option(
-    "--server",
-    callback=_address,
-    metavar="HOST:PORT",
-    default="127.0.0.1:4730",
-    show_default=True,
-    envvar="LJ_GEARMAN",
-    help="The Gearman server: the kit's, gearmand or Perl's.",
-)
 
 
 @click.group()
@@ -39,7 +23,7 @@ def command() -> None:
 
 
 command.add_command(serve)
-for _client in (submit, worker, dmap, gofer):
+for _client in (submit, worker, dmap, gofer, check):
     command.add_command(_client)
 
 

@@ -13,7 +13,7 @@ from lj_services.cli.site import Site, pass_site
 from lj_services.daemon import ConfigError, ExitCode, run_service
 from lj_services.daemon.command import serve_command
 from lj_services.database import check_schema
-from lj_services.journal.app import read_secret
+from lj_services.journal.app import read_secret, rows_of
 from lj_services.journal.config import JournalSettings
 from lj_services.journal.server import JournalService
 
@@ -34,13 +34,16 @@ def serve(site: Site, load: Callable[[], JournalSettings]) -> ExitCode:
     with told():
         check_schema(site.databases, [usercluster.COMPONENT, journal.COMPONENT])
         users, cache, url = site.users, site.cache, site.settings.journal.url
+        jobs = site.jobs
     try:
-        read_secret(load())
+        settings = load()
+        read_secret(settings)
+        rows_of(jobs, settings)
     except ConfigError as error:
         raise CommandError(str(error), ExitCode.CONFIG) from None
     return run_service(
         "journal",
-        lambda settings: JournalService(settings, site.databases, users, cache, url),
+        lambda settings: JournalService(settings, site.databases, users, cache, url, jobs),
         load,
     )
 

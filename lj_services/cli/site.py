@@ -20,6 +20,8 @@ from pydantic import Field
 from lj_services.cli.output import CommandError
 from lj_services.daemon import ConfigError, ExitCode, Settings, load_settings
 from lj_services.database import Databases, DatabaseSettings
+from lj_services.gearman.client import Client as JobClient
+from lj_services.gearman.client_config import ClientSettings as JobSettings
 from lj_services.memcached.client import Client
 from lj_services.memcached.client_config import ClientSettings
 from lj_services.usercluster import User, Users, UserSettings
@@ -50,6 +52,9 @@ class SiteSettings(Settings):
     )
     memcached: ClientSettings | None = Field(
         default=None, description="the cache servers and their ring; unset: no cache"
+    )
+    gearman: JobSettings | None = Field(
+        default=None, description="the job servers; unset: none, and posts are plain text"
     )
     journal: JournalAddress = Field(
         default_factory=JournalAddress, description="the sample site's address"
@@ -99,6 +104,15 @@ class Site:
         if self.settings.memcached is None:
             return None
         client = Client.from_settings(self.settings.memcached)
+        click.get_current_context().call_on_close(client.close)
+        return client
+
+    @cached_property
+    def jobs(self) -> JobClient | None:
+        """The job servers, if the site has any."""
+        if self.settings.gearman is None:
+            return None
+        client = JobClient(self.settings.gearman.servers)
         click.get_current_context().call_on_close(client.close)
         return client
 

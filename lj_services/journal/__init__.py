@@ -16,8 +16,10 @@ what pages work with::
     posts.py        comments.py   friends.py         rows on the users' clusters
     recent.py       a user's newest posts as one cached value
     friendspage.py  many of them merged
+    gofer_rows.py   the clusters asked by way of gofers, where that is set
     feed.py         a journal as Atom
     text.py         plain text in, HTML out
+    cleaning.py     HTML of posts: workers clean it (sanitize.py, which only they load)
     tables.py       the tables; migrations/ makes them
     upgrades.py     the versions that a user's rows can be in
 

@@ -37,13 +37,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lj_services.daemon import ConfigError
 from lj_services.database import Databases
+from lj_services.gearman.client import Client as JobClient
 from lj_services.journal.accounts import HASH_WAIT_S, Accounts
+from lj_services.journal.cleaning import Cleaner
 from lj_services.journal.config import JournalSettings
 from lj_services.journal.errors import BadForm, Busy, FormRefused, FormTooLarge, JournalError
 from lj_services.journal.forms import read_form
+from lj_services.journal.gofer_rows import GoferRows
 from lj_services.journal.looks import environment
 from lj_services.journal.pages import friends, front, journal, posts, problems, settings
-from lj_services.journal.recent import RecentCache
+from lj_services.journal.recent import RecentCache, RowsOf
 from lj_services.journal.throttle import Throttle
 from lj_services.journal.visit import Kit, Visit
 from lj_services.memcached.client import Client
@@ -72,12 +75,28 @@ LEAST_SECRET = 32
 Page = Callable[[Visit], Response]
 
 
+def rows_of(jobs: JobClient | None, settings: JournalSettings) -> RowsOf | None:
+    """Who asks the clusters for posts; None: this process.
+
+    Raises:
+        ConfigError: gofers shall be asked, but there are no job servers.
+    """
+    if settings.cluster_reads == "direct":
+        return None
+    if jobs is None:
+        raise ConfigError(
+            "cluster_reads: gofer needs job servers; name them in [gearman] of the site file"
+        )
+    return GoferRows(jobs)
+
+
 def make_app(
     databases: Databases,
     users: Users,
     cache: Client | None,
     settings_: JournalSettings,
     *,
+    jobs: JobClient | None = None,
     url: str = "http://127.0.0.1:8080",
 ) -> Starlette:
     """Make the site.
@@ -87,10 +106,12 @@ def make_app(
         users: the site's users.
         cache: None for none; the site then works, only slower.
         settings_: the daemon's settings.
+        jobs: the job servers; None for none: posts are then plain text.
         url: where the front page is reached from outside.
 
     Raises:
-        ConfigError: the secret can't be read or is too short.
+        ConfigError: the secret can't be read or is too short, or gofers shall be asked but
+            there are no job servers.
     """
     kit = Kit(
         databases=databases,
@@ -107,8 +128,10 @@ def make_app(
             posts=settings_.recent_posts,
             length=settings_.recent_excerpt,
             expire_s=settings_.recent_expire_s,
+            rows=rows_of(jobs, settings_),
         ),
         throttle=Throttle(settings_.login_failures, settings_.login_window_s),
+        cleaner=Cleaner(jobs, settings_.clean_timeout_s),
         templates=environment(),
     )
     app = Starlette(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -81,6 +82,18 @@ class JournalSettings(DaemonSettings):
     )
     recent_expire_s: int = Field(
         default=900, ge=1, le=86_400, description="seconds that the cache keeps a user's newest"
+    )
+    clean_timeout_s: float = Field(
+        default=3.0,
+        gt=0,
+        le=60,
+        description="seconds that an author waits for workers to clean the HTML of a post; then "
+        "it is stored as plain text",
+    )
+    cluster_reads: Literal["direct", "gofer"] = Field(
+        default="direct",
+        description="who asks the clusters for posts that the cache does not have: this process, "
+        "or gofers by way of the job servers, which keeps the databases' connections few",
     )
     max_form: ByteSize = Field(
         default=768 << 10, ge=4 << 10, description="bytes of one form; larger ones are refused"

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
 from lj_services.journal.posts import Post
-from lj_services.journal.text import to_html
 from lj_services.usercluster import User
 
 ATOM = "http://www.w3.org/2005/Atom"
@@ -48,7 +47,7 @@ def atom(url: str, owner: User, title: str, posts: Sequence[Post]) -> bytes:
         _add(entry, "published", _time(post.posted_ms))
         _add(entry, "updated", _time(post.changed_ms))
         _link(entry, "alternate", f"{home}/{post.postid}", "text/html")
-        content = _add(entry, "content", _xml_text(str(to_html(post.body))))
+        content = _add(entry, "content", _xml_text(str(post.html)))
         content.set("type", "html")
     document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return document

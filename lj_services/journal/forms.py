@@ -80,6 +80,7 @@ def check_post(form: Mapping[str, str]) -> tuple[Checked, Draft]:
             "mood": clean(form.get("mood", "")),
             "music": clean(form.get("music", "")),
             "security": form.get("security", "public"),
+            "markup": "html" if form.get("markup") == "html" else "plain",
         }
     )
     _longest(checked, "subject", "The subject", config.MAX_SUBJECT)
@@ -95,7 +96,14 @@ def check_post(form: Mapping[str, str]) -> tuple[Checked, Draft]:
         checked.errors["security"] = "Choose who may read it."
         checked.values["security"] = "private"
         security = Security.PRIVATE
-    draft = Draft(checked["subject"], checked["body"], security, checked["mood"], checked["music"])
+    draft = Draft(
+        checked["subject"],
+        checked["body"],
+        security,
+        checked["mood"],
+        checked["music"],
+        markup=checked["markup"] == "html",
+    )
     return checked, draft
 
 

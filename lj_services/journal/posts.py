@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from markupsafe import Markup
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
 from lj_services.journal.clock import now_ms
@@ -18,6 +19,7 @@ from lj_services.journal.errors import NotFound
 from lj_services.journal.recent import RecentCache
 from lj_services.journal.security import Security, may_see
 from lj_services.journal.tables import comment, post
+from lj_services.journal.text import to_html
 from lj_services.usercluster import User, Users, numberspaces
 
 
@@ -30,6 +32,8 @@ class Draft:
     security: Security
     mood: str = ""
     music: str = ""
+    markup: bool = False
+    """Whether the body is HTML; it must have been cleaned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,13 @@ class Post:
     mood: str
     music: str
     body: str
+    markup: bool = False
+    """Whether the body is HTML, which was cleaned before it was stored."""
+
+    @property
+    def html(self) -> Markup:
+        """The body for a page."""
+        return Markup(self.body) if self.markup else to_html(self.body)  # noqa: S704
 
     @property
     def changed_ms(self) -> int:
@@ -60,6 +71,7 @@ _SHOWN = [post.c[field.name] for field in fields(Post)]
 def _post(row: RowMapping) -> Post:
     values: dict[str, Any] = dict(row)
     values["security"] = Security(values["security"])
+    values["markup"] = bool(values["markup"])
     return Post(**values)
 
 
@@ -182,4 +194,5 @@ def _columns(draft: Draft) -> dict[str, Any]:
         "mood": draft.mood,
         "music": draft.music,
         "body": draft.body,
+        "markup": int(draft.markup),
     }

@@ -52,11 +52,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
 from prometheus_client import Counter
 
 from lj_services.database import CommitUnknown, DatabaseError, Databases, cluster_role
 from lj_services.journal.security import Security
-from lj_services.journal.text import excerpt
+from lj_services.journal.text import excerpt, plain, to_html
 from lj_services.memcached.client import CasResult, Client
 from lj_services.usercluster import User, Users, fence
 
@@ -76,6 +77,8 @@ _HEAD = struct.Struct(">4sBBH")
 _ENTRY = struct.Struct(">QIBI")
 _MOST_PER_QUERY = 100
 
+RowsOf = Callable[[str, Sequence[str]], Iterable[Sequence[Any]]]
+"""The rows of queries on the writer of a database role.  Raises `DatabaseError`."""
 Entry = tuple[int, int, int, int]
 """posted_ms, postid, security, end of the document."""
 
@@ -96,6 +99,11 @@ class Excerpt:
     body: str
     cut: bool
     """Whether the post goes on."""
+
+    @property
+    def html(self) -> Markup:
+        """The body for a page; of a post in HTML only the words were kept."""
+        return to_html(self.body)
 
 
 class Recent:
@@ -140,14 +148,14 @@ def encode(name: str, rows: Sequence[Sequence[Any]], *, more: bool, length: int)
 
     Args:
         name: the user's.
-        rows: (userid, postid, security, posted_ms, comments, subject, mood, music, body),
-            newest first.
+        rows: (userid, postid, security, posted_ms, comments, subject, mood, music, body,
+            markup), newest first.
         more: whether there are older posts.
         length: characters of a body that are kept.
     """
     entries, documents, end = [], [], 0
-    for _, postid, security, posted_ms, comments, subject, mood, music, body in rows:
-        text, cut = excerpt(body, length)
+    for _, postid, security, posted_ms, comments, subject, mood, music, body, markup in rows:
+        text, cut = excerpt(plain(body) if markup else body, length)
         document = json.dumps(
             {
                 "comments": comments,
@@ -155,7 +163,7 @@ def encode(name: str, rows: Sequence[Sequence[Any]], *, more: bool, length: int)
                 "mood": mood,
                 "music": music,
                 "body": text,
-                "cut": cut,
+                "cut": cut or len(body) > length,
             },
             ensure_ascii=False,
             separators=(",", ":"),
@@ -178,6 +186,8 @@ class RecentCache:
         posts: how many of a user's newest posts are kept.
         length: characters of a post that are kept.
         expire_s: seconds that a value is kept.
+        rows: runs a query on a cluster's writer, and is called for all clusters at the same
+            time; None: on connections of this process.
     """
 
     def __init__(
@@ -189,7 +199,9 @@ class RecentCache:
         posts: int,
         length: int,
         expire_s: int,
+        rows: RowsOf | None = None,
     ) -> None:
+        self._rows = rows or self._rows_here
         self._databases = databases
         self._users = users
         self._cache = cache
@@ -312,11 +324,12 @@ class RecentCache:
         names = {user.userid: user.name for user in some}
         rows: dict[int, list[Any]] = {userid: [] for userid in names}
         userids = list(names)
-        with self._databases.read(cluster_role(cluster), definitive=True) as connection:
-            for start in range(0, len(userids), _MOST_PER_QUERY):
-                sql = self._sql(userids[start : start + _MOST_PER_QUERY], before_ms)
-                for row in connection.exec_driver_sql(sql):
-                    rows[row[0]].append(tuple(row))
+        queries = [
+            self._sql(userids[start : start + _MOST_PER_QUERY], before_ms)
+            for start in range(0, len(userids), _MOST_PER_QUERY)
+        ]
+        for row in self._rows(cluster_role(cluster), queries):
+            rows[row[0]].append(tuple(row))
         return {
             userid: encode(
                 names[userid],
@@ -327,6 +340,11 @@ class RecentCache:
             for userid, own in rows.items()
         }
 
+    def _rows_here(self, role: str, queries: Sequence[str]) -> Iterator[Sequence[Any]]:
+        with self._databases.read(role, definitive=True) as connection:
+            for sql in queries:
+                yield from connection.exec_driver_sql(sql)
+
     def _sql(self, userids: Sequence[int], before_ms: int | None) -> str:
         """For each user the end of their range of the primary key, all in one statement.
 
@@ -336,7 +354,7 @@ class RecentCache:
         until = "" if before_ms is None else f" AND posted_ms <= {int(before_ms)}"
         parts = (
             "SELECT * FROM (SELECT userid, postid, security, posted_ms, comments, subject, mood, "  # noqa: S608
-            f"music, SUBSTR(body, 1, {self._length + 1}) AS body FROM post "
+            f"music, SUBSTR(body, 1, {self._length + 1}) AS body, markup FROM post "
             f"WHERE userid = {int(userid)} AND security < {int(Security.PRIVATE)}{until} "
             f"ORDER BY postid DESC LIMIT {self._posts + 1}) AS u{int(userid)}"
             for userid in userids

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from lj_services.daemon import ConnectionLimits
 from lj_services.database import Databases
+from lj_services.gearman.client import Client as JobClient
 from lj_services.journal.app import make_app
 from lj_services.journal.config import JournalSettings
 from lj_services.memcached.client import Client
@@ -128,6 +129,7 @@ class JournalService:
         users: the site's users.
         cache: None for none.
         url: where the front page is reached from outside.
+        jobs: the job servers; None for none.
 
     Raises:
         ConfigError: the secret can't be used.
@@ -140,9 +142,10 @@ class JournalService:
         users: Users,
         cache: Client | None,
         url: str,
+        jobs: JobClient | None = None,
     ) -> None:
         self._settings = settings
-        self._app = make_app(databases, users, cache, settings, url=url)
+        self._app = make_app(databases, users, cache, settings, jobs=jobs, url=url)
         self._limits = ConnectionLimits(
             "journal", settings.max_connections, settings.idle_timeout_s
         )

@@ -7,7 +7,17 @@ milliseconds since 1970 (UTC).
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+)
 
 from lj_services.usercluster import numberspaces
 
@@ -56,6 +66,7 @@ post = Table(
     Column("music", String(120), nullable=False),
     Column("body", Text, nullable=False),
     Column("places", Integer, nullable=False, server_default="0"),
+    Column("markup", SmallInteger, nullable=False, server_default="0"),
 )
 comment = Table(
     "comment",

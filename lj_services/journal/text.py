@@ -1,11 +1,13 @@
 """Text of users: plain, cleaned on the way in, made HTML on the way out.
 
-What users write is plain text.  `clean` is applied once, when a form comes in;
-`to_html` escapes everything, and makes paragraphs and links of the rest.
+What users write is plain text, unless they say that a post is HTML (see `cleaning`).
+`clean` is applied once, when a form comes in; `to_html` escapes everything, and makes
+paragraphs and links of the rest.
 """
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator
 
@@ -14,6 +16,9 @@ from markupsafe import Markup, escape
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _URL = re.compile(r"https?://[^\s<>\"“”‘’]{1,2000}", re.IGNORECASE)
 _PARAGRAPHS = re.compile(r"\n[ \t]*\n\s*")
+_BREAKS = re.compile(r"<(?:br|/?(?:p|div|li|tr|h[3-6]|blockquote|pre|ul|ol|table|hr))\b[^>]*>")
+_MANY_LINES = re.compile(r"\n\s*\n\s*")
+_TAGS = re.compile(r"<[^>]*>|<[^>]*$|&[#\w]{0,8}$")
 _CLOSERS = ((")", "("), ("]", "["), ("}", "{"))
 
 
@@ -32,6 +37,12 @@ def to_html(text: str) -> Markup:
     """Paragraphs at empty lines, line breaks at line ends, links at http(s) addresses."""
     parts = (part for part in _PARAGRAPHS.split(text.strip()) if part)
     return Markup("\n").join(Markup("<p>") + _inline(part) + Markup("</p>") for part in parts)
+
+
+def plain(cleaned: str) -> str:
+    """The words of HTML that was cleaned, also of its beginning alone, as plain text."""
+    words = html.unescape(_TAGS.sub("", _BREAKS.sub("\n\n", cleaned)))
+    return _MANY_LINES.sub("\n\n", words).strip()
 
 
 def excerpt(text: str, length: int) -> tuple[str, bool]:

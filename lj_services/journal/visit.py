@@ -29,6 +29,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from lj_services.database import Databases, Position, cluster_role
 from lj_services.journal import csrf
 from lj_services.journal.accounts import Accounts, Session
+from lj_services.journal.cleaning import Cleaner
 from lj_services.journal.config import JournalSettings
 from lj_services.journal.errors import LoginNeeded, NotFound
 from lj_services.journal.friends import trusts
@@ -65,6 +66,7 @@ class Kit:
     accounts: Accounts
     recents: RecentCache
     throttle: Throttle
+    cleaner: Cleaner
     templates: Environment
 
 

@@ -14,6 +14,7 @@ from starlette.exceptions import StarletteDeprecationWarning
 
 from lj_services import journal as journal_package
 from lj_services.database import migrate
+from lj_services.gearman.client import Client as JobClient
 from lj_services.journal.app import make_app
 from lj_services.journal.config import JournalSettings
 from lj_services.journal.visit import Kit
@@ -88,7 +89,13 @@ class TestJournal:
 
     __test__ = False
 
-    def __init__(self, site: TestSite, cache: Client | None, **settings: Any) -> None:
+    def __init__(
+        self,
+        site: TestSite,
+        cache: Client | None,
+        jobs: JobClient | None = None,
+        **settings: Any,
+    ) -> None:
         self.site = site
         self.cache = cache
         for role in site.databases.roles():
@@ -99,6 +106,7 @@ class TestJournal:
             self.users,
             cache,
             JournalSettings.model_validate({**CHEAP, **settings}),
+            jobs=jobs,
             url="http://testserver",
         )
         self.kit: Kit = self.app.state.kit
@@ -129,12 +137,16 @@ def make_journal(sqlite_site: TestSite, our_memcached: Start) -> Iterator[MakeJo
     with ExitStack() as stack:
 
         def make(
-            *, site: TestSite = sqlite_site, cached: bool = True, **settings: Any
+            *,
+            site: TestSite = sqlite_site,
+            cached: bool = True,
+            jobs: JobClient | None = None,
+            **settings: Any,
         ) -> TestJournal:
             cache = None
             if cached:
                 cache = stack.enter_context(Client([Server("127.0.0.1", our_memcached().port)]))
-            made = TestJournal(site, cache, **settings)
+            made = TestJournal(site, cache, jobs, **settings)
             stack.callback(made.kit.recents.close)
             return made
 

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from starlette.responses import Response
 
 from lj_services.journal import comments, forms, posts
 from lj_services.journal.errors import NotAllowed, TooMany
 from lj_services.journal.forms import Checked
+from lj_services.journal.posts import Draft
 from lj_services.journal.security import Security
 from lj_services.journal.visit import Visit
 from lj_services.usercluster import User
 
-EMPTY = {"subject": "", "body": "", "mood": "", "music": "", "security": "public"}
+EMPTY = {
+    "subject": "",
+    "body": "",
+    "mood": "",
+    "music": "",
+    "security": "public",
+    "markup": "plain",
+}
 
 
 def show(visit: Visit) -> Response:
@@ -48,6 +57,7 @@ def _post_page(
         thread=thread,
         authors=authors,
         reply=reply or 0,
+        unchecked=visit.viewer_id == owner.userid and visit.asked("unchecked") == 1,
         draft=draft.values if draft is not None else {"body": ""},
         errors=draft.errors if draft is not None else {},
         debug_owner=owner.userid,
@@ -63,13 +73,13 @@ def write_form(visit: Visit) -> Response:
 def write(visit: Visit) -> Response:
     """Publish a post."""
     author = visit.need_viewer()
-    checked, draft = forms.check_post(visit.form)
+    checked, draft = _checked_post(visit)
     if checked.errors:
         return _form(visit, checked.values, checked.errors, status=422)
     with visit.timed("write"):
         postid = posts.write(visit.kit.users, visit.kit.recents, author, draft)
     visit.wrote(author)
-    return visit.redirect(f"/~{author.name}/{postid}")
+    return _written(visit, author, postid, checked, draft)
 
 
 def change_form(visit: Visit) -> Response:
@@ -82,6 +92,7 @@ def change_form(visit: Visit) -> Response:
         "mood": post.mood,
         "music": post.music,
         "security": post.security.name.lower(),
+        "markup": "html" if post.markup else "plain",
     }
     return _form(visit, values, {}, post=post)
 
@@ -90,13 +101,13 @@ def change(visit: Visit) -> Response:
     """Replace a post's text."""
     author = _author(visit)
     postid = visit.number("postid")
-    checked, draft = forms.check_post(visit.form)
+    checked, draft = _checked_post(visit)
     if checked.errors:
         post = _own_post(visit, author)
         return _form(visit, checked.values, checked.errors, post=post, status=422)
     posts.change(visit.kit.users, visit.kit.recents, author, postid, draft)
     visit.wrote(author)
-    return visit.redirect(f"/~{author.name}/{postid}")
+    return _written(visit, author, postid, checked, draft)
 
 
 def remove_form(visit: Visit) -> Response:
@@ -165,6 +176,26 @@ def _author(visit: Visit) -> User:
 def _own_post(visit: Visit, author: User) -> posts.Post:
     with visit.reading(author, definitive=True) as connection:
         return posts.find(connection, author.userid, visit.number("postid"), Security.PRIVATE)
+
+
+def _checked_post(visit: Visit) -> tuple[Checked, Draft]:
+    """The form of a post; HTML is cleaned, or is plain text where nobody could clean it."""
+    checked, draft = forms.check_post(visit.form)
+    if checked.errors or not draft.markup:
+        return checked, draft
+    with visit.timed("clean"):
+        cleaned = visit.kit.cleaner.clean(draft.body)
+    if cleaned is None:
+        return checked, replace(draft, markup=False)
+    if not cleaned.strip():
+        checked.errors["body"] = "Nothing of this is allowed; write something else, please."
+    return checked, replace(draft, body=cleaned)
+
+
+def _written(visit: Visit, author: User, postid: int, checked: Checked, draft: Draft) -> Response:
+    """On to the post, which says so if it could not be what it was meant to be."""
+    unchecked = checked["markup"] == "html" and not draft.markup
+    return visit.redirect(f"/~{author.name}/{postid}{'?unchecked=1' if unchecked else ''}")
 
 
 def _form(

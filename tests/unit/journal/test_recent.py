@@ -33,6 +33,7 @@ ROW = st.tuples(
     st.just("glad"),
     st.just(""),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
+    st.just(0),
 )
 
 
@@ -52,8 +53,31 @@ def test_what_is_encoded_comes_back(rows: list[Any], more: bool) -> None:
 
 
 VALUE = encode(
-    "ann", [(7, n, 0, 100 - n, 0, "s", "", "", "body") for n in (3, 2, 1)], more=True, length=99
+    "ann", [(7, n, 0, 100 - n, 0, "s", "", "", "body", 0) for n in (3, 2, 1)], more=True, length=99
 )
+
+
+@pytest.mark.parametrize(
+    ("body", "kept", "cut"),
+    [
+        ("<p>One &amp; two</p><p>three</p>", "One & two\n\nthree", False),
+        ("<p>" + "word " * 30, "word word …", True),
+        ("<b>short</b>" + "<br>" * 40, "short", True),  # what comes behind is not known
+        ("a &lt;script&gt;", "a <script>", False),
+    ],
+)
+def test_of_html_the_words_are_kept(body: str, kept: str, cut: bool) -> None:
+    """Of its beginning, which may end in the middle of a tag."""
+    length = 40
+    row = (7, 1, 0, 5, 0, "s", "", "", body[: length + 1], 1)
+    found = Recent(7, encode("ann", [row], more=False, length=length)).excerpt(0)
+    if kept.endswith("…"):
+        assert found.body.startswith("word word")
+        assert "<" not in found.body
+    else:
+        assert found.body == kept
+    assert found.cut is cut
+    assert "<script" not in found.html
 
 
 def test_a_value_that_is_cut_short_is_noticed() -> None:
