@@ -12,6 +12,7 @@ from lj_services.cli.output import CommandError, Output, json_option
 from lj_services.cli.site import Site, pass_site
 from lj_services.daemon import ExitCode
 from lj_services.database import Component, DatabaseError, SchemaState, migrate, status
+from lj_services.gearman import store as gearman
 from lj_services.gearman.gofer import executor as gofer
 from lj_services.usercluster import coordinator, mover
 from lj_services.usercluster.balance import store as balance
@@ -22,6 +23,7 @@ COMPONENTS: tuple[Component, ...] = (
     coordinator.COMPONENT,
     balance.COMPONENT,
     journal.COMPONENT,
+    gearman.COMPONENT,
     gofer.COMPONENT,
 )
 """Everything of the kit that keeps tables, in the order that they build on each other."""

@@ -11,8 +11,16 @@ The server (``lj gearman serve``); a packet on its way through it::
     protocol.py    bytes -> packets and lines
     dispatch.py    what each packet does; admin.py: what each line is answered
     queues.py      all jobs: who shares one, who is given one, what happens when somebody
-                   leaves or takes too long; waking.py: which sleepers are woken
+                   leaves or takes too long, as far as rules.py allows
+    places.py      where a job is; waking.py: which sleepers are woken; timers.py, schedule.py:
+                   what is due, what is late
     jobs.py        a job, a function with its queues, a connection
+
+With ``persist`` set, background jobs are stored before they are acknowledged::
+
+    ledger.py      what must be stored, and who waits for that
+    commit.py      one batch after the other to the store, in a thread
+    store.py       the tables (migrations/)
 
 ``metrics.py`` answers Prometheus, ``config.py`` has the settings, ``command.py`` the
 command.  ``admin_client.py`` asks any Gearman server what an administrator wants to know.

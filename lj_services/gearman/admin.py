@@ -104,7 +104,11 @@ class Admin:
         asked = [word.lower() for word in words]
         jobs = self._queues.jobs.values()
         if asked == [b"jobs"]:
-            return _list(b"%s\t%d\t%d\t0" % (job.handle, job.retries, job.ignored) for job in jobs)
+            kept = self._queues.ledger is not None
+            return _list(
+                b"%s\t%d\t%d\t%d" % (job.handle, job.retries, job.ignored, kept and job.background)
+                for job in jobs
+            )
         if asked == [b"unique", b"jobs"]:
             return _list(job.unique for job in jobs)
         return b"ERR UNKNOWN_SHOW_ARGUMENTS\r\n"

@@ -15,6 +15,7 @@ def serve(load: Callable[[], ServerSettings]) -> ExitCode:
     """Run the Gearman server.
 
     It takes calls of functions from clients and hands them to workers.  Jobs are kept in
-    memory: those that wait when it ends are lost.
+    memory; with the table [persist] those in the background are also kept in a database
+    (--set persist.writer=sqlite:////var/lib/lj/gearman.db), and are there again after a crash.
     """
     return run_service("gearman", GearmanService, load)

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from lj_services.daemon import ByteSize, HostPort, TextCommandSettings
+from lj_services.database.config import RoleSettings
 
 
 class ServerSettings(TextCommandSettings):
@@ -39,6 +40,12 @@ class ServerSettings(TextCommandSettings):
         default=0,
         ge=0,
         description="jobs of one function beyond which more are refused; 0: any number",
+    )
+    persist: RoleSettings | None = Field(
+        default=None,
+        description="table [persist]: the database that background jobs are kept in until they are "
+        "done, as a role of the site file has it (writer, password_file ...); servers that share "
+        "one differ in handle_prefix; unset: jobs are kept in memory only",
     )
     max_data: ByteSize = Field(
         default=1 << 30,

@@ -21,6 +21,7 @@ from lj_services.gearman.protocol import (
 from lj_services.gearman.protocol import PacketType as T
 from lj_services.gearman.queues import Queues
 from lj_services.gearman.rules import Refused, check_function_name
+from lj_services.gearman.schedule import next_time
 
 EXCEPTIONS: Final = b"exceptions"
 """The only option that a client may ask for."""
@@ -76,6 +77,7 @@ class Dispatcher:
             T.WORK_FAIL: self._work_fail,
             T.WORK_EXCEPTION: self._work_exception,
             T.SUBMIT_JOB_EPOCH: self._submit_epoch,
+            T.SUBMIT_JOB_SCHED: self._submit_scheduled,
             T.SUBMIT_REDUCE_JOB: lambda peer, args: self._submit_reduce(peer, args, False),
             T.SUBMIT_REDUCE_JOB_BACKGROUND: lambda peer, args: self._submit_reduce(
                 peer, args, True
@@ -213,6 +215,14 @@ class Dispatcher:
         self._check_submission(args[1])
         run_at = float(_number(args[2], "time"))
         self.queues.submit(peer, args[0], args[1], args[3], background=True, run_at=run_at)
+
+    def _submit_scheduled(self, peer: Peer, args: Sequence[bytes]) -> None:
+        self._check_submission(args[1])
+        try:
+            run_at = next_time(args[2:7], self.queues.wall)
+        except ValueError as error:
+            raise Refused("INVALID_ARGUMENTS", str(error)) from None
+        self.queues.submit(peer, args[0], args[1], args[7], background=True, run_at=run_at)
 
     def _submit_reduce(self, peer: Peer, args: Sequence[bytes], background: bool) -> None:
         self._check_submission(args[1])

@@ -56,6 +56,8 @@ class Peer:
         "excepted",
         "exceptions",
         "gone",
+        "held",
+        "mark",
         "number",
         "outbox",
         "running",
@@ -88,6 +90,10 @@ class Peer:
         self.outbox: list[bytes] = []
         self.unsent_bytes = 0
         self.gone = False
+        self.held = False
+        """Whether what is in the outbox waits for jobs to be stored."""
+        self.mark = 0
+        """How much of the outbox may leave when what is being stored now is."""
         self._unsent = unsent
 
     def send(self, kind: PacketType, *args: bytes) -> None:
@@ -102,6 +108,14 @@ class Peer:
             self._unsent.append(self)
         self.outbox.append(data)
         self.unsent_bytes += len(data)
+
+    def take_marked(self) -> bytes:
+        """What is to be sent and was there when the mark was set; it is forgotten here."""
+        data = b"".join(self.outbox[: self.mark])
+        del self.outbox[: self.mark]
+        self.mark = 0
+        self.unsent_bytes -= len(data)
+        return data
 
     def take(self) -> bytes:
         """What is to be sent; it is forgotten here."""

@@ -26,10 +26,14 @@ from typing import Final
 
 import lj_services
 from lj_services.daemon.listening import TICK_S, TcpConnection, TcpService, spare_the_collector
+from lj_services.database import DatabaseError, Databases, DatabaseSettings
+from lj_services.database.config import RoleSettings
 from lj_services.gearman.admin import Admin
+from lj_services.gearman.commit import GroupCommit
 from lj_services.gearman.config import ServerSettings
 from lj_services.gearman.dispatch import OFTEN, Dispatcher
 from lj_services.gearman.jobs import Peer
+from lj_services.gearman.ledger import Batch
 from lj_services.gearman.metrics import ServerMetrics
 from lj_services.gearman.protocol import (
     HEADER,
@@ -41,6 +45,7 @@ from lj_services.gearman.protocol import (
 )
 from lj_services.gearman.queues import Queues
 from lj_services.gearman.rules import Refused, Rules
+from lj_services.gearman.store import ROLE, JobStore
 
 SMALL_REST: Final = 1 << 12
 """A packet of which less than this has arrived is put together with what comes, in bytes."""
@@ -66,7 +71,7 @@ log = logging.getLogger(__name__)
 class GearmanService(TcpService[ServerSettings]):
     """The server's life: what `lj_services.daemon.run_service` starts and ends."""
 
-    fixed = (*TcpService.fixed, "handle_prefix", "shutdown_command")
+    fixed = (*TcpService.fixed, "handle_prefix", "persist", "shutdown_command")
 
     def __init__(self, settings: ServerSettings) -> None:
         super().__init__("gearman", settings)
@@ -88,6 +93,8 @@ class GearmanService(TcpService[ServerSettings]):
         self.cut_off = 0
         self._hurry = False
         self._quiet = asyncio.Event()
+        self._databases: Databases | None = None
+        self._commit: GroupCommit | None = None
 
     def make_connection(self) -> Connection:
         """A client or worker that is about to connect."""
@@ -97,8 +104,10 @@ class GearmanService(TcpService[ServerSettings]):
         """Listen.
 
         Raises:
-            OSError: the address can't be bound.
+            OSError: the address can't be bound, or stored jobs can't be read.
         """
+        if self.settings.persist is not None:
+            await self._open_store(self.settings.persist)
         spare_the_collector()  # jobs are taken from their peers before they are let go
         await super().start()
         self.show_metrics(ServerMetrics(self.queues, lambda: self.cut_off))
@@ -109,9 +118,21 @@ class GearmanService(TcpService[ServerSettings]):
         await super().drain()
 
     async def settle(self) -> None:
-        """Wait until no worker has a job."""
+        """Wait until no worker has a job, and everything is stored."""
         if not self._hurry:
             await self._quiet.wait()
+        if self._commit is not None:
+            await self._commit.settle()
+            if self._commit.is_over:
+                self.limits.close_all()  # what they submitted can't be stored any more
+
+    async def close(self) -> None:
+        """Cut off who is left, and forget everything that isn't stored."""
+        await super().close()
+        if self._commit is not None:
+            self._commit.close()
+        if self._databases is not None:
+            self._databases.close()
 
     def apply(self, settings: ServerSettings) -> None:
         """Take over limits and policies."""
@@ -136,6 +157,39 @@ class GearmanService(TcpService[ServerSettings]):
         if self.dispatcher.closing and not self.queues.any_running:
             self._quiet.set()
         return TICK_S
+
+    async def _open_store(self, role: RoleSettings) -> None:
+        """Take in the jobs that are stored, and store others from now on."""
+        started = time.perf_counter()
+        try:
+            self._databases = Databases(DatabaseSettings(roles={ROLE: role}))
+            store = JobStore(self._databases, self.settings.handle_prefix)
+            self.queues.newest = await self._loop.run_in_executor(None, store.open)
+            # Nobody is connected yet whom this could keep waiting.
+            for row in await self._loop.run_in_executor(None, lambda: list(store.jobs())):
+                self.queues.restore(row)
+        except DatabaseError as error:
+            raise OSError(f"stored jobs: {error}") from error
+        log.info(
+            "stored jobs are back",
+            extra={"jobs": len(self.queues.jobs), "s": round(time.perf_counter() - started, 3)},
+        )
+        commit = GroupCommit(store, lambda: self.queues.newest, self._settled, self._taken)
+        self._commit, self.queues.ledger = commit, commit.ledger
+
+    def _settled(self, batch: Batch, failed: dict[int, str]) -> None:
+        """A batch of jobs is stored: those who have waited for that are told."""
+        assert self._commit is not None
+        for peer in self._commit.ledger.settle(batch, failed):
+            if (connection := self.connections.get(peer)) is not None:
+                connection.released()
+        for number in failed:
+            self.queues.not_stored(batch.rows[number][1])
+        self.flush()
+
+    def _taken(self, why: str) -> None:
+        log.error("this server ends: %s", why)
+        self._shut_down(graceful=False)
 
     def _shut_down(self, graceful: bool) -> None:
         self._hurry = not graceful
@@ -256,13 +310,29 @@ class Connection(TcpConnection):
             if peer.unsent_bytes > PORTION_BYTES:
                 self.flush()
 
+    def released(self) -> None:
+        """What the client waited for is stored, or some of it."""
+        if self.peer.held:
+            if not self._transport.is_closing():
+                self._transport.write(self.peer.take_marked())
+            return
+        self.flush()
+        if self._last:
+            self.finish()
+
+    def finish(self) -> None:
+        """Close when the client has its answers; that may have to wait for jobs to be stored."""
+        self._last = True
+        if not self.peer.held:
+            super().finish()
+
     def flush(self) -> None:
         """Hand what is to be sent to the transport; cut off a client that doesn't read."""
         peer = self.peer
         if not peer.outbox or self._transport.is_closing():
             peer.take()
             return
-        if self._writable:
+        if self._writable and not peer.held:
             self._transport.write(peer.take())
             return
         waiting = peer.unsent_bytes + self._transport.get_write_buffer_size()
@@ -273,8 +343,8 @@ class Connection(TcpConnection):
             )
             self._service.cut_off += 1
             self.close()
-            return
-        self._transport.write(peer.take())
+        elif not peer.held:
+            self._transport.write(peer.take())
 
     def ending(self) -> None:
         """Hand over the last answers."""

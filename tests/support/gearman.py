@@ -31,6 +31,8 @@ class Talk:
     """One connection, spoken by hand."""
 
     def __init__(self, connected: socket.socket) -> None:
+        # Two packets in a row must not wait for each other.
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = connected
         self._parser = PacketParser(Magic.RESPONSE)
 

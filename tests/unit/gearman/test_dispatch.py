@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
 
 from lj_services.gearman.dispatch import Dispatcher
@@ -314,7 +316,8 @@ def test_reducers(box: Box) -> None:
     ("kind", "args", "code"),
     [
         (T.ALL_YOURS, (), b"INVALID_COMMAND"),
-        (T.SUBMIT_JOB_SCHED, (b"",) * 8, b"INVALID_COMMAND"),
+        (T.SUBMIT_JOB_SCHED, (b"up", b"", b"60", b"", b"", b"", b"", b""), b"INVALID_ARGUMENTS"),
+        (T.SUBMIT_JOB_SCHED, (b"up", b"", b"", b"", b"31", b"2", b"", b""), b"INVALID_ARGUMENTS"),
         (T.SUBMIT_JOB, (b"", b"", b""), b"INVALID_FUNCTION_NAME"),
         (T.SUBMIT_JOB, (b"a\nb", b"", b""), b"INVALID_FUNCTION_NAME"),
         (T.CAN_DO, (b"x" * 513,), b"INVALID_FUNCTION_NAME"),
@@ -372,3 +375,19 @@ def test_a_closing_server_neither_takes_nor_gives(box: Box) -> None:
     box.dispatcher.closing = True
     assert box.send(client, T.SUBMIT_JOB, b"up", b"", b"")[0][1][0] == b"SHUTTING_DOWN"
     assert box.send(worker, T.GRAB_JOB) == [(T.NO_JOB, ())]
+
+
+def test_a_job_for_a_minute_of_the_hour_wakes_a_worker_then(box: Box) -> None:
+    worker = box.worker(b"up")
+    box.send(worker, T.PRE_SLEEP)
+    minute = b"%d" % datetime.fromtimestamp(1000.0 + 120).minute
+    handle = box.submit(box.peer(), T.SUBMIT_JOB_SCHED, b"up", b"", minute, *[b"*"] * 4, b"x")
+    first = 1000.0 + 120 - (1000.0 + 120) % 60
+    box.at(first - 1000.0 - 0.1)
+    assert got(worker) == []
+    box.at(first - 1000.0)
+    assert got(worker) == [(T.NOOP, ())]
+    assert box.send(worker, T.GRAB_JOB) == [(T.JOB_ASSIGN, (handle, b"up", b"x"))]
+    box.send(worker, T.WORK_COMPLETE, handle, b"")
+    box.at(first - 1000.0 + 3600)
+    assert not box.queues.jobs

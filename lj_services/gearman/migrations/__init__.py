@@ -1,0 +1,1 @@
+"""The Gearman server's tables."""
