@@ -18,6 +18,8 @@ A request's way through a reverse proxy, and the files that it meets::
       proxy/headers.py     who is believed, what is passed on
       http/head.py         bytes -> the response's head
 
+The role ``web_server`` is in ``web/``: files from the disk to clients, and back.
+
 No step waits: a connection that is full tells the other side to stop, and nothing is kept
 but what is on its way.  One object is made for each request (`proxy.exchange.Exchange`)
 beside its two heads.

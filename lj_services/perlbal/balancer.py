@@ -26,10 +26,12 @@ from lj_services.perlbal.proxy.role import ProxyRole
 from lj_services.perlbal.selector import SelectorRole
 from lj_services.perlbal.service import RoleMaker, Service
 from lj_services.perlbal.tunables import TUNABLES, Tunable, nearest
+from lj_services.perlbal.web.role import WebServerRole
 
 ROLES: Final[Mapping[str, RoleMaker]] = {
     "reverse_proxy": ProxyRole,
     "selector": SelectorRole,
+    "web_server": WebServerRole,
     "management": ManagementRole,
 }
 

@@ -55,6 +55,10 @@ log = logging.getLogger(__name__)
 class Exchange(Protocol):
     """One request being answered: what a client's connection tells it."""
 
+    @property
+    def has_file(self) -> bool:
+        """Whether it sends a file, and so waits for nobody but the client."""
+
     def body(self, data: bytes) -> None:
         """A piece of the request's body."""
 
@@ -436,7 +440,7 @@ class ClientConnection(asyncio.Protocol):
         elif self._body_left == _ENDLESS and self._reading_body:
             return  # a tunnel may be silent
         elif now - self.last_input > self.service.parameters.idle_timeout and (
-            self.full or (self._reading_body and not self._paused)
+            self.full or self.has_file or (self._reading_body and not self._paused)
         ):
             log.info("cut off: it keeps us waiting", extra={"peer": self.peer})
             self.abort()
@@ -477,7 +481,7 @@ class ClientConnection(asyncio.Protocol):
     @property
     def has_file(self) -> bool:
         """Whether it is being sent a file."""
-        return bool(getattr(self.exchange, "has_file", False))
+        return self.exchange is not None and self.exchange.has_file
 
     @property
     def fd(self) -> int:

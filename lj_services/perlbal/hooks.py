@@ -18,6 +18,7 @@ backend_client_assigned        exchange, lines             answered: the node is
                                                            changed in place
 backend_response_received      exchange, response          the response was taken care of
 modify_response_headers        client, response            (not asked for)
+start_send_file                client                      answered: the file is not sent
 start_file_reproxy             client, path                answered
 select_service                 client                      (not a truth value:) the `Service`
                                                            that takes the request, or None
@@ -49,6 +50,7 @@ POINTS: Final = frozenset(
         "backend_response_received",
         "modify_response_headers",
         "start_file_reproxy",
+        "start_send_file",
         "select_service",
         "end_proxy_request",
     }

@@ -52,6 +52,8 @@ class SelectorRole(BaseRole):
 class _Waiting:
     """A request that is being held up, as ``latency`` wants it."""
 
+    has_file = False
+
     def __init__(self, role: SelectorRole, client: ClientConnection) -> None:
         self.role = role
         self.client = client

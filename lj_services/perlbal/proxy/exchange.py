@@ -59,6 +59,8 @@ class Exchange:
         "tries",
     )
 
+    has_file = False
+
     def __init__(self, client: ClientConnection, role: ProxyRole) -> None:
         self.client = client
         self.request: RequestHead = client.request

@@ -1,0 +1,171 @@
+"""PUT and DELETE: files from clients, whole or not at all.
+
+What comes is written by a thread to a file beside the one that it will be, and renamed when
+all of it is there, is on the disk and has the digest that Content-MD5 told of.  While the
+disk is behind, nothing is read from the client.  What is left of an upload that was broken
+off is removed; its name starts with `PREFIX`.
+
+Source: Perlbal 1.80; RFC 1864.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from lj_services.perlbal.frontend import ClientConnection
+
+PREFIX: Final = ".put-"
+MOST_BEHIND: Final = 1 << 20
+"""Bytes that wait for the disk beyond which the client has to wait."""
+
+
+class Upload:
+    """One PUT; an exchange of the client's.
+
+    Args:
+        client: who sends.
+        folder: the service's, resolved.
+        path: relative to it.
+        levels: how many of its folders must be there already.
+        md5: what Content-MD5 says, or b"".
+    """
+
+    has_file = False
+
+    def __init__(
+        self, client: ClientConnection, folder: Path, path: str, levels: int, md5: bytes
+    ) -> None:
+        self._client = client
+        self._folder = folder
+        self._target = folder / path
+        self._levels = levels
+        self._md5 = md5
+        self._waiting: list[bytes] = []
+        self._behind = 0
+        self._whole = False
+        self._given_up = False
+        self._wake = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._store())
+
+    def body(self, data: bytes) -> None:
+        """A piece: to be written."""
+        self._waiting.append(data)
+        self._behind += len(data)
+        if self._behind > MOST_BEHIND:
+            self._client.pause_reading()
+        self._wake.set()
+
+    def body_done(self) -> None:
+        """It is whole."""
+        self._whole = True
+        self._wake.set()
+
+    def client_full(self) -> None:
+        """Nothing is sent before the end."""
+
+    def client_ready(self) -> None:
+        """The same."""
+
+    def client_gone(self) -> None:
+        """Throw away what has come."""
+        self._given_up = True
+        self._wake.set()
+
+    def describe(self) -> str:
+        """A few words for the console."""
+        return "; storing"
+
+    async def _store(self) -> None:
+        thread = asyncio.to_thread
+        temporary = self._target.with_name(PREFIX + secrets.token_hex(8))
+        file: Any = None
+        try:
+            if not await thread(self._make_folders):
+                self._answer(404, "A folder that must be there is not.")
+                return
+            file = await thread(_create, temporary)
+            digest = hashlib.md5(usedforsecurity=False)
+            while not self._given_up and (self._waiting or not self._whole):
+                if not self._waiting:
+                    self._wake.clear()
+                    await self._wake.wait()
+                    continue
+                data = b"".join(self._waiting)
+                self._waiting.clear()
+                await thread(_write, file, digest, data)
+                self._behind -= len(data)
+                self._client.resume_reading()
+            if self._given_up:
+                return
+            if self._md5 and base64.b64encode(digest.digest()) != self._md5:
+                self._answer(400, "Content-MD5 does not match what has come.")
+                return
+            new = await thread(_finish, file, temporary, self._target)
+            self._answer(201 if new else 200)
+        except OSError as error:
+            self._answer(507 if error.errno == 28 else 500, error.strerror or "")
+        finally:
+            await thread(_clean_up, file, temporary)
+
+    def _make_folders(self) -> bool:
+        """Make the folders that may be made; False if one is missing that may not."""
+        parents = self._target.parent.relative_to(self._folder).parts
+        if self._levels and not (self._folder.joinpath(*parents[: self._levels])).is_dir():
+            return False
+        if self._levels > len(parents):
+            return False
+        self._target.parent.mkdir(parents=True, exist_ok=True)
+        return self._target.parent.resolve().is_relative_to(self._folder)
+
+    def _answer(self, status: int, why: str = "") -> None:
+        if not self._given_up and self._client.exchange is self:
+            if status >= 400:
+                self._client.error(status, why)
+            else:
+                self._client.answer(status)
+
+
+def _create(path: Path) -> Any:
+    return path.open("xb", buffering=0)
+
+
+def _write(file: Any, digest: Any, data: bytes) -> None:
+    digest.update(data)
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def _finish(file: Any, temporary: Path, target: Path) -> bool:
+    """Make the file what it is to be; whether there was none before."""
+    os.fsync(file.fileno())
+    new = not target.exists()
+    temporary.rename(target)
+    return new
+
+
+def _clean_up(file: Any, temporary: Path) -> None:
+    if file is not None:
+        file.close()
+    temporary.unlink(missing_ok=True)
+
+
+def remove(folder: Path, path: str) -> int:
+    """Delete a file; returns the status to answer with.  Waits for the disk."""
+    target = folder / path
+    try:
+        if not target.parent.resolve().is_relative_to(folder) or target.is_dir():
+            return 403
+        target.unlink()
+    except FileNotFoundError:
+        return 404
+    except OSError:
+        return 500
+    return 204
