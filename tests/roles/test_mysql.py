@@ -51,16 +51,6 @@ def mysql_box(short_directory: Path, tmp_path_factory: pytest.TempPathFactory) -
         shutil.rmtree(box.root, ignore_errors=True)
 
 
-def lj(box: Box, site: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """The operator's command with one of the box's site files."""
-    return subprocess.run(
-        [box.root / "runtime/current/bin/lj", "--site", box.root / "etc" / site, *words],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def as_admin(box: Box, role: str, *statements: str) -> list[str]:
     """What a server answers whoever runs the playbook, through its socket; lines."""
     run = subprocess.run(
@@ -78,22 +68,26 @@ def as_admin(box: Box, role: str, *statements: str) -> list[str]:
 
 def moved(box: Box, name: str, cluster: int) -> dict[str, Any]:
     """Have a user moved by the worker that runs there, and tell how it went."""
-    look = lj(box, "site-mover.toml", "users", "move", name, str(cluster), "--dry-run", "--json")
+    look = box.command(
+        "users", "move", name, str(cluster), "--dry-run", "--json", site="site-mover.toml"
+    )
     assert look.returncode == 0, look.stderr
     assert "the binary log" in look.stdout
-    run = lj(box, "site-mover.toml", "users", "move", name, str(cluster), "--wait", "--json")
+    run = box.command(
+        "users", "move", name, str(cluster), "--wait", "--json", site="site-mover.toml"
+    )
     assert run.returncode == 0, run.stderr
-    (move,) = json.loads(lj(box, "site-mover.toml", "moves", "list", "--json").stdout)[-1:]
+    (move,) = json.loads(box.command("moves", "list", "--json", site="site-mover.toml").stdout)[-1:]
     assert isinstance(move, dict)
     return move
 
 
 def test_the_site_works(mysql_box: Box) -> None:
-    smoke = lj(mysql_box, "site.toml", "smoke")
+    smoke = mysql_box.command("smoke")
     assert smoke.returncode == 0, smoke.stdout + smoke.stderr
     servers = {"mysql-global", "mysql-cluster1", "mysql-cluster2"}
     assert set(mysql_box.pids()) == {
-        *("journal", "memcached", "mover-coordinator", "mover-worker"),
+        *("journal", "memcached", "mover-coordinator", "mover-host", "mover-worker"),
         *servers,
     }
 
@@ -133,7 +127,7 @@ def test_accounts_may_do_what_they_have_to_and_nothing_else(mysql_box: Box) -> N
     users = as_admin(mysql_box, "global", "SELECT user FROM mysql.user ORDER BY user")
     assert [user for user in users if user.startswith("lj")] == ["lj", "lj_mover", "lj_schema"]
     assert "" not in users
-    assert lj(mysql_box, "site.toml", "db", "migrate").returncode == 0  # nothing to do
+    assert mysql_box.command("db", "migrate").returncode == 0  # nothing to do
 
 
 def test_secrets_are_for_their_owner_alone(mysql_box: Box) -> None:
@@ -169,7 +163,7 @@ def test_rights_that_came_and_went_are_set_right_and_nothing_else_is_changed(
     assert "FILE" not in grants
     assert "DELETE" in grants
     assert mysql_box.pids() == pids
-    assert lj(mysql_box, "site.toml", "db", "status").returncode == 0
+    assert mysql_box.command("db", "status").returncode == 0
 
 
 def test_a_user_cluster_is_added_and_users_move_to_it(mysql_box: Box) -> None:
@@ -185,17 +179,17 @@ def test_a_user_cluster_is_added_and_users_move_to_it(mysql_box: Box) -> None:
     run = mysql_box.play("playbooks/add_user_cluster.yml", **added)
     assert run.exit_code == 0, run.output
     after = mysql_box.pids()
-    told = {"journal", "mover-coordinator", "mover-worker"}
+    told = {"journal", "mover-coordinator", "mover-host", "mover-worker"}
     assert {name for name in after if after[name] == before.get(name)} == before.keys() - told
     assert after.keys() - before.keys() == {"mysql-cluster3"}
 
-    smoke = lj(mysql_box, "site.toml", "smoke")
+    smoke = mysql_box.command("smoke")
     assert smoke.returncode == 0, smoke.stdout + smoke.stderr
-    users = json.loads(lj(mysql_box, "site.toml", "users", "list", "--json").stdout)
+    users = json.loads(mysql_box.command("users", "list", "--json").stdout)
     move = moved(mysql_box, users[0]["name"], CLUSTERS)
     assert (move["state"], move["to"]) == ("switched", CLUSTERS)
     assert move["rows"] > 0
-    assert lj(mysql_box, "site.toml", "smoke").returncode == 0
+    assert mysql_box.command("smoke").returncode == 0
 
     again = mysql_box.play("playbooks/add_user_cluster.yml", **added)
     assert again.exit_code == 0, again.output

@@ -24,7 +24,7 @@ def test_the_scenario_verifies(box: Box) -> None:
 def test_a_second_run_changes_nothing(box: Box) -> None:
     pids = box.pids()
     box.molecule("idempotence")
-    assert set(pids) == {"journal", "memcached", "mover-coordinator", "mover-worker"}
+    assert set(pids) == {"journal", "memcached", "mover-coordinator", "mover-host", "mover-worker"}
     assert box.pids() == pids
 
 
@@ -53,14 +53,17 @@ def test_users_are_moved_by_the_worker_as_the_coordinator_says(box: Box) -> None
     wait_for(lambda: box.lj("users", "show", "mover")["cluster"] == 2, "the move")
 
 
-def test_rules_for_moves_reach_the_site_file(box: Box) -> None:
+def test_rules_for_moves_are_followed_and_disks_are_watched(box: Box) -> None:
     before = box.pids()
-    run = box.play(SITE, mover_rules={"grace_s": 7200})
+    run = box.play(SITE, mover_rules={"grace_s": 7200}, mover_settings={"record_s": 1})
     assert run.exit_code == 0, run.output
     assert "[mover]\ngrace_s = 7200\n" in (box.root / "etc/site.toml").read_text()
     after = box.pids()
     assert after["memcached"] == before["memcached"]
     assert after["mover-worker"] != before["mover-worker"]
+    # Nobody has surveyed anything: it is their host that tells how large the disks are.
+    wait_for(lambda: box.command("balance", "show").returncode == 0, "the host's figures")
+    assert [cluster["disk"] > 0 for cluster in box.lj("balance", "show")] == [True, True]
 
 
 def test_a_killed_service_comes_back(box: Box) -> None:

@@ -116,17 +116,18 @@ class Box:
         assert run.returncode == 0, run.stdout
         return run.stdout
 
-    def lj(self, *words: str) -> Any:
-        """What the installed `lj` prints as JSON."""
-        run = subprocess.run(
-            [
-                *(self.root / "runtime/current/bin/lj", "--site", self.root / "etc/site.toml"),
-                *(*words, "--json"),
-            ],
+    def command(self, *words: str, site: str = "site.toml") -> subprocess.CompletedProcess[str]:
+        """Run the installed `lj` with one of the box's site files."""
+        return subprocess.run(
+            [self.root / "runtime/current/bin/lj", "--site", self.root / "etc" / site, *words],
             capture_output=True,
             text=True,
             check=False,
         )
+
+    def lj(self, *words: str) -> Any:
+        """What the installed `lj` prints as JSON."""
+        run = self.command(*words, "--json")
         assert run.returncode == 0, run.stderr
         return json.loads(run.stdout)
 
