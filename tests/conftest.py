@@ -3,6 +3,7 @@
 from hypothesis import settings
 
 pytest_plugins = [
+    "tests.support.browser",
     "tests.support.mariadb",
     "tests.support.databases",
     "tests.support.gearman",

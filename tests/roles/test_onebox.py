@@ -6,11 +6,16 @@ import os
 import re
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from playwright.sync_api import Browser, expect
 
 from tests.support.box import CHECKOUT, Box
+from tests.support.browser import complaints, publish, sign_up
+from tests.support.journal_site import keep
 from tests.support.process import wait_for
 
 pytestmark = [pytest.mark.roles, pytest.mark.timeout(900)]
@@ -51,6 +56,45 @@ def test_users_are_moved_by_the_worker_as_the_coordinator_says(box: Box) -> None
     assert (waiting["move"], waiting["why"]) == (asked["move"], "dst:2 is paused: a test")
     box.lj("moves", "resume", "dst:2")
     wait_for(lambda: box.lj("users", "show", "mover")["cluster"] == 2, "the move")
+
+
+@pytest.mark.browser
+def test_posts_in_a_browser_while_the_user_moves_to_and_fro(
+    box: Box, browser: Browser, tmp_path: Path
+) -> None:
+    """Whatever was published is there afterwards, once, and no page failed meanwhile."""
+    context = browser.new_context(
+        base_url=f"http://127.0.0.1:{box.ports['journal_port']}",
+        viewport={"width": 1080, "height": 900},
+    )
+    page = context.new_page()
+    wrong = complaints(page)
+    sign_up(page, "nomad")
+    home = box.lj("users", "show", "nomad")["cluster"]
+    moves: list[dict[str, Any]] = []
+    published: dict[str, str] = {}
+
+    def move_to_and_fro() -> None:
+        for to in (3 - home, home) * 2:
+            moves.append(box.lj("users", "move", "nomad", str(to), "--wait"))
+
+    with ThreadPoolExecutor(1) as mover:
+        moving = mover.submit(move_to_and_fro)
+        while not moving.done():
+            subject = f"From the road, day {len(published) + 1}"
+            published[publish(page, subject, "Still here.")] = subject
+        moving.result()
+    assert [move["to"] for move in moves] == [3 - home, home] * 2
+    assert {move["switched"] is not None for move in moves} == {True}
+    assert len(published) > len(moves)  # each address was another one, too
+    for address, subject in published.items():
+        page.goto(address)
+        expect(page.get_by_role("heading", name=subject, exact=True)).to_be_visible()
+    page.goto("/~nomad?debug=1")
+    page.screenshot(path=tmp_path / "moved.png", full_page=True)
+    assert keep(tmp_path / "moved.png", "journal-moved.png").stat().st_size > 5_000
+    assert wrong == []
+    context.close()
 
 
 def test_rules_for_moves_are_followed_and_disks_are_watched(box: Box) -> None:

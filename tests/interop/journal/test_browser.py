@@ -7,24 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from tests.support.browser import PASSWORD, complaints, sign_up
 from tests.support.journal import Person
 from tests.support.journal_site import RunningSite, keep, running_site, sqlite_urls
 from tests.support.memcached import Start
 
 pytestmark = [pytest.mark.interop, pytest.mark.browser]
 
-ARGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PASSWORD = "correct horse battery"
 NUMBERS = itertools.count(1)
 PHONE = {"width": 390, "height": 844}
 
@@ -37,14 +28,6 @@ def site(tmp_path_factory: pytest.TempPathFactory, our_memcached: Start) -> Iter
         yield running
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGS)
-        yield opened
-        opened.close()
-
-
 @pytest.fixture(params=[True, False], ids=["javascript", "no-javascript"])
 def context(
     request: pytest.FixtureRequest, browser: Browser, site: RunningSite
@@ -52,24 +35,6 @@ def context(
     opened = browser.new_context(base_url=site.url, java_script_enabled=request.param)
     yield opened
     opened.close()
-
-
-def complaints(page: Page) -> list[str]:
-    """What the browser has to complain about on this page from now on (CSP, missing files)."""
-    found: list[str] = []
-    page.on("console", lambda message: found.append(message.text))
-    page.on("pageerror", lambda error: found.append(str(error)))
-    return found
-
-
-def sign_up(page: Page, name: str) -> None:
-    page.goto("/")
-    page.get_by_role("main").get_by_role("link", name="Start a journal").click()
-    page.get_by_label("Name").fill(name)
-    page.get_by_label("Password", exact=True).fill(PASSWORD)
-    page.get_by_label("The same once more").fill(PASSWORD)
-    page.get_by_role("button", name="Start my journal").click()
-    expect(page.get_by_role("heading", name=f"Hello, {name}")).to_be_visible()
 
 
 def test_two_friends(context: BrowserContext, browser: Browser, site: RunningSite) -> None:
