@@ -15,7 +15,7 @@ from bench.harness import QUICK_ROUNDS, ROUNDS, Comparison, Outcome, compare, se
 def module_names() -> list[str]:
     """The benchmark modules there are."""
     names = [module.name for module in pkgutil.iter_modules(bench.__path__)]
-    return [name for name in names if name not in ("harness", "__main__")]
+    return [name for name in names if name != "harness" and not name.startswith("_")]
 
 
 @click.command()
@@ -34,7 +34,8 @@ def main(modules: tuple[str, ...], quick: bool) -> None:
         results: list[tuple[Comparison, list[Outcome]]] = []
         for comparison in module.comparisons(quick):
             print(f" {comparison.title}", flush=True)
-            results.append((comparison, compare(comparison, QUICK_ROUNDS if quick else ROUNDS)))
+            rounds = QUICK_ROUNDS if quick else getattr(module, "ROUNDS", ROUNDS)
+            results.append((comparison, compare(comparison, rounds)))
         sections[name] = section(name, module.TITLE, results, f"python -m bench {name}")
     if not quick:
         write_page(sections)

@@ -200,9 +200,11 @@ def _figures(
     if address is None:
         yield
         return
-    feeds = FeedMetrics(lambda: worker.feeds)
+    feeds = FeedMetrics(worker.feeds.opened)
     try:
-        server = MetricsServer(address, lambda: "draining" if ending.is_set() else worker.trouble)
+        server = MetricsServer(
+            address, lambda: "draining" if ending.is_set() else worker.presence.trouble
+        )
     except OSError as error:
         raise CommandError(f"{address}: {error}", ExitCode.UNREACHABLE) from error
     REGISTRY.register(feeds)

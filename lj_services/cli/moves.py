@@ -230,7 +230,7 @@ def cancel(site: Site, move_id: int, dry_run: bool, as_json: bool) -> None:
         print_move(Output(as_json), move)
         return
     move = worker.moves.end(move_id, CANCELLED, "by an operator")
-    if not poke(site.databases) and move.owner is None and not worker.others():
+    if not poke(site.databases) and move.owner is None and not worker.presence.others():
         move = run_here(worker, move, None)
     print_move(Output(as_json), move)
 

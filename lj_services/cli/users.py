@@ -138,7 +138,7 @@ def move(
     asked = worker.moves.enqueue(
         user.userid, cluster, priority=priority, back_of=undone.move_id if undone else None
     )
-    others = worker.others()
+    others = worker.presence.others()
     shown = moving.progress_on(Console(stderr=True)) if not as_json else None
     if not others:
         done = moving.run_here(worker, asked, shown)

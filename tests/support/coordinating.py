@@ -6,6 +6,7 @@ As a process: ``python -m tests.support.coordinating coordinator|worker DATABASE
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import sys
 import threading
@@ -157,14 +158,23 @@ def working(
 
 @contextmanager
 def process(
-    role: str, site: TestSite, folder: Path, port: int, *, env: dict[str, str] | None = None
+    role: str,
+    site: TestSite,
+    folder: Path,
+    port: int,
+    *,
+    env: dict[str, str] | None = None,
+    rules: dict[str, Any] | None = None,
 ) -> Iterator[Running]:
-    """A coordinator or a worker as a process that can be killed."""
+    """A coordinator or a worker (by these rules over the quick ones) as a process to be killed."""
     file = folder / "databases.json"
     if not file.exists():
         file.write_text(site.settings.model_dump_json())
     with spawn(
-        [sys.executable, "-m", "tests.support.coordinating", role, file, str(port)],
+        [
+            *(sys.executable, "-m", "tests.support.coordinating", role, file, str(port)),
+            json.dumps(rules or {}),
+        ],
         folder / f"{role}.log",
         ready=(lambda: accepts(port)) if role == "coordinator" else (lambda: True),
         env=env,
@@ -190,7 +200,8 @@ def settle(site: TestSite, *, timeout_s: float = 60.0) -> None:
         raise AssertionError("\n".join(lines)) from None
 
 
-def main(role: str, file: Path, port: int) -> None:
+def main(role: str, file: Path, port: int, rules: dict[str, Any]) -> None:
+    """Be one or the other until the end."""
     databases = Databases(DatabaseSettings.model_validate_json(file.read_text()))
     if role == "coordinator":
         settings = settings_for(port)
@@ -209,11 +220,11 @@ def main(role: str, file: Path, port: int) -> None:
             )
         )
     users = Users(databases, None, moving.RULES)
-    worker = Worker(databases, users, moving.FAST, moving.RULES)
+    worker = Worker(databases, users, moving.FAST.model_copy(update=rules), moving.RULES)
     coordinated = CoordinatedWorker(worker, lambda: find(databases), 2, 5.0)
     signal.signal(signal.SIGTERM, lambda _number, _frame: coordinated.stop())
     coordinated.run()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4]))

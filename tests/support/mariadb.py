@@ -13,7 +13,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,17 @@ class MariaDB:
         folder: short path (a socket's path has 107 characters at most).
         server_id: distinct within a test; also the GTID domain.
         options: more command line options.
+        room_mb: its tables lie on a disk of their own, of so many MB (root may do that); the
+            logs do not, since a server that can't write those waits for somebody to make room.
     """
 
-    def __init__(self, folder: Path, server_id: int = 1, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        server_id: int = 1,
+        options: tuple[str, ...] = (),
+        room_mb: int | None = None,
+    ) -> None:
         self.folder = folder
         self.port = free_port()
         self.server_id = server_id
@@ -80,7 +88,17 @@ class MariaDB:
         self._data = folder / "data"
         self._stack = ExitStack()
         self.running: Running | None = None
-        shutil.copytree(_empty_data_folder(), self._data)
+        self._logs = self._data
+        self._data.mkdir()
+        if room_mb is not None:
+            self._logs = folder / "logs"
+            self._logs.mkdir()
+            subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", f"size={room_mb}m", "lj-small-disk", self._data],
+                check=True,
+            )
+        self._small = room_mb is not None
+        shutil.copytree(_empty_data_folder(), self._data, dirs_exist_ok=True)
 
     def start(self) -> None:
         """Start it, and return when it answers."""
@@ -100,7 +118,7 @@ class MariaDB:
                     *SMALL,
                     "--innodb-flush-log-at-trx-commit=1",
                     "--sync-binlog=1",
-                    f"--log-bin={self._data / 'binlog'}",
+                    f"--log-bin={self._logs / 'binlog'}",
                     "--binlog-format=ROW",
                     "--gtid-strict-mode=1",
                     f"--server-id={self.server_id}",
@@ -131,6 +149,23 @@ class MariaDB:
     def stop(self) -> None:
         """Shut it down in peace."""
         self._stack.close()
+
+    def clear_away(self) -> None:
+        """Shut it down, and unmount its disk if it has one."""
+        self.stop()
+        if self._small:
+            subprocess.run(["umount", self._data], check=True)
+
+    def fill_disk(self) -> None:
+        """Take all room that is left on its small disk."""
+        with (self._data / "filler").open("ab") as filler, suppress(OSError):
+            while True:
+                filler.write(bytes(1 << 16))
+                filler.flush()
+
+    def free_disk(self) -> None:
+        """Give that room back."""
+        (self._data / "filler").unlink(missing_ok=True)
 
     def hang(self) -> None:
         """SIGSTOP: it keeps its connections and answers nothing."""
@@ -189,11 +224,13 @@ def private_servers() -> Iterator[ServerFactory]:
     """A function that makes and starts servers, which end with the block."""
     with ExitStack() as stack:
 
-        def make(server_id: int = 1, options: tuple[str, ...] = ()) -> MariaDB:
+        def make(
+            server_id: int = 1, options: tuple[str, ...] = (), room_mb: int | None = None
+        ) -> MariaDB:
             folder = Path(tempfile.mkdtemp(prefix="ljdb"))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            server = MariaDB(folder, server_id, options)
-            stack.callback(server.stop)
+            server = MariaDB(folder, server_id, options, room_mb)
+            stack.callback(server.clear_away)
             server.start()
             return server
 

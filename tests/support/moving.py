@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,12 +36,7 @@ from lj_services.usercluster.mover import (
     Move,
     MoverSettings,
     Worker,
-    copy,
-    cutover,
-    purge,
-    recovery,
 )
-from lj_services.usercluster.mover import worker as worker_module
 from lj_services.usercluster.mover.tables import move_marker
 from lj_services.usercluster.numberspaces import allocate, declare
 from lj_services.usercluster.tables import user, user_home, usercounter
@@ -83,7 +79,16 @@ tally = Table(
 declare("note", note.c.noteid)
 
 TABLES = (note, tag, tally, usercounter)
-FAST = MoverSettings(backoff_s=0.05, purge_pause_ms=0, min_free=0).model_copy(
+# Every step by itself, and recorded at once: so that each can be interrupted.
+FAST = MoverSettings(
+    backoff_s=0.05,
+    purge_pause_ms=0,
+    min_free=0,
+    at_once_rows=0,
+    record_within_ms=0,
+    feed_linger_s=0,
+    freeze_limit_ms=600,  # without a binary log all rows are compared under the freeze
+).model_copy(
     # Shorter than an operator may set them.
     update={"grace_s": 0.3, "lease_s": 0.6, "frozen_lease_s": 0.3, "attempts": 30}
 )
@@ -182,6 +187,12 @@ def fences(databases: Databases, userid: int) -> dict[int, str]:
         if state is not None:
             found[clusterid] = state
     return found
+
+
+def epoch(databases: Databases, clusterid: int, userid: int) -> int | None:
+    """The epoch of a user's fence on a cluster; None: it does not know them."""
+    with databases.read(cluster_role(clusterid), definitive=True) as connection:
+        return connection.scalar(select(user_home.c.epoch).where(user_home.c.userid == userid))
 
 
 def markers(databases: Databases) -> list[int]:
@@ -367,8 +378,9 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: str, what: Callable[[], None]
             done.set()
             what()
 
-    for module in (copy, cutover, purge, recovery, worker_module):
-        monkeypatch.setattr(module, "crash_here", crash_here)
+    for name, module in list(sys.modules.items()):
+        if name.startswith(f"{package.__name__}.") and hasattr(module, "crash_here"):
+            monkeypatch.setattr(module, "crash_here", crash_here)
 
 
 def vanish() -> None:

@@ -7,6 +7,7 @@ Where things are, along the way of one move::
     console.py     the commands, which are in worker_commands.py, move_commands.py,
                    order_commands.py and console_commands.py
     core.py        schedule and tables kept in step: a pick becomes a claim, then a reply
+    picture.py     what is known of the moves: which wait, rest, run, and where
     scheduling.py  which move goes next and why one waits: the rules, without sockets or SQL
     jobs.py        a move as the schedule sees it; what a scope is
     limits.py      what moves may do to a cluster, and how loaded it is

@@ -122,7 +122,7 @@ class Running:
     def facts(self) -> dict[str, object]:
         """What ``report`` says of it."""
         progress = self.work.progress if self.work is not None else self.move.progress
-        state = self.work.move.state if self.work is not None else self.move.state
+        state = self.work.state if self.work is not None else self.move.state
         rate = self.gate.rate
         return {
             "move": self.move.move_id,
@@ -184,10 +184,10 @@ class CoordinatedWorker:
         try:
             while not self._stop.is_set():
                 try:
-                    self._worker.sign_of_life()
+                    self._worker.presence.sign_of_life()
                 except DatabaseError as error:
                     log.warning("no sign of life could be given: %s", error)
-                self._worker.record_rates()
+                self._worker.feeds.record_rates()
                 self._stop.wait(SIGN_EVERY_S)
             self._drain(places)
         finally:
@@ -196,7 +196,8 @@ class CoordinatedWorker:
             for place in places:
                 place.join()
             reporter.join()
-            self._worker.sign_off()
+            self._worker.feeds.close()
+            self._worker.presence.sign_off()
             if self._client is not None:
                 self._client.close()
 

@@ -60,6 +60,26 @@ class MoverSettings(Settings):
     chunk_bytes: ByteSize = Field(
         default=4 << 20, description="bytes of rows in a chunk at most, as 4m"
     )
+    at_once_rows: int = Field(
+        default=1000,
+        ge=0,
+        le=100_000,
+        description="users with no more rows are copied and compared in one transaction on each "
+        "side; 0: nobody",
+    )
+    record_within_ms: int = Field(
+        default=200,
+        ge=0,
+        le=10_000,
+        description="milliseconds that the record of a step may wait for that of the next one, "
+        "where whoever takes the move over does not need it; 0: each at once",
+    )
+    feed_linger_s: float = Field(
+        default=10.0,
+        ge=0,
+        le=3600,
+        description="seconds that a source's binary log is read on after the last move from there",
+    )
     purge_rows: int = Field(
         default=500, ge=1, le=100_000, description="rows that one purging transaction deletes"
     )

@@ -11,6 +11,8 @@ goes on from there: rows that were written after the last save are written again
 
 Before the first chunk the destination is wiped of this user: a move that was given up, or an
 earlier home whose grace time is not over, may have left rows.
+
+A user with few rows goes at once: wiped, copied and summed on both sides in one transaction each.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from sqlalchemy import Connection
 
 from lj_services.usercluster.mover import fences
 from lj_services.usercluster.mover.discovery import Table
@@ -32,6 +36,17 @@ SAVE_EVERY_S = 1.0
 FIRST_ROWS = 1000
 
 
+def clear(work: Work) -> int:
+    """Put up the destination's fence as ``importing``, and wipe what is there of the user.
+
+    Returns:
+        how many rows went.
+    """
+    with work.databases.write(work.dst) as connection:
+        fences.begin_import(connection, work.move)
+    return wipe(work)
+
+
 def wipe(work: Work) -> int:
     """Delete what the destination has of the user; returns how many rows went.
 
@@ -40,16 +55,58 @@ def wipe(work: Work) -> int:
     gone = 0
     while True:
         work.check()
-        left = WIPE_ROWS
         with work.databases.write(work.dst) as connection:
             fences.importing(connection, work.move)
-            for table in work.found.tables:
-                left -= work.rows.erase(connection, table, work.move.userid, EVERYTHING, left)
-                if left <= 0:
-                    break
-        gone += WIPE_ROWS - left
-        if left > 0:
+            went = _wipe_some(work, connection)
+        gone += went
+        if went < WIPE_ROWS:
             return gone
+
+
+def _wipe_some(work: Work, destination: Connection) -> int:
+    """Delete `WIPE_ROWS` rows, or as many as there are."""
+    left = WIPE_ROWS
+    for table in work.found.tables:
+        left -= work.rows.erase(destination, table, work.move.userid, EVERYTHING, left)
+        if left <= 0:
+            break
+    return WIPE_ROWS - left
+
+
+def at_once(work: Work, source: Connection) -> bool:
+    """Copy all of the user's rows in one transaction on each side, and compare them there.
+
+    Args:
+        work: with a subscription that is open already.
+        source: a transaction; its shared locks on the rows last until its end.
+
+    Returns:
+        whether both sides were equal in that moment.  They need not be, since rows may be
+        inserted meanwhile: then the chunks are verified as everybody's are.
+    """
+    with work.databases.write(work.dst) as destination:
+        fences.begin_import(destination, work.move)
+        if _wipe_some(work, destination) < WIPE_ROWS:
+            return _all_rows(work, source, destination)
+    wipe(work)
+    with work.databases.write(work.dst) as destination:
+        fences.importing(destination, work.move)
+        return _all_rows(work, source, destination)
+
+
+def _all_rows(work: Work, source: Connection, destination: Connection) -> bool:
+    rows, userid, tables = work.rows, work.move.userid, work.found.tables
+    copied = size = 0
+    for table in tables:
+        chunk = rows.chunk(source, table, userid, EVERYTHING, None, lock=True)
+        rows.put(destination, table, chunk.rows)
+        copied += len(chunk.rows)
+        size += chunk.bytes
+    equal = rows.sums(source, tables, userid) == rows.sums(destination, tables, userid)
+    work.progress.update(rows=copied, bytes=size)
+    ROWS.inc(copied)
+    BYTES.inc(size)
+    return equal
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ reached the user stays frozen until somebody can ask: neither side may guess.
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -128,9 +129,12 @@ def _follow(work: Work, follower: Follower | None, frozen: fences.Frozen, deadli
     dirty = follower.up_to(frozen.marker, max(0.001, deadline - time.monotonic()))
     crash_here("drained")
     try:
-        with work.locking(work.src) as source, work.databases.write(work.dst) as destination:
+        with ExitStack() as stack:
+            destination = stack.enter_context(work.databases.write(work.dst))
             fences.importing(destination, work.move)
-            follower.apply_frozen(source, destination, dirty)
+            if any(dirty.values()):
+                source = stack.enter_context(work.locking(work.src))
+                follower.apply_frozen(source, destination, dirty)
             _ready(work, destination, follower.ceilings, frozen, deadline)
     except BaseException:
         follower.subscription.give_back(dirty)  # that transaction is rolled back
@@ -155,7 +159,7 @@ def _commit(work: Work, began: float) -> None:
     """The commit point, and who is home if its answer is lost."""
     held = round((time.monotonic() - began) * 1e6)
     try:
-        work.move = work.moves.commit_point(work.move, freeze_us=held)
+        work.take(work.moves.commit_point(work.move, freeze_us=held))
     except CommitUnknown:
         until = time.monotonic() + ASK_FOR_S
         while True:
@@ -171,7 +175,7 @@ def _commit(work: Work, began: float) -> None:
                 time.sleep(0.05)
         if home != (work.move.dst, work.move.home_epoch + 1):
             raise
-        work.move = work.moves.get(work.move.move_id)
+        work.take(work.moves.get(work.move.move_id))
 
 
 def let_go(work: Work, why: BaseException) -> None:

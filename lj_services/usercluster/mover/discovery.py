@@ -27,6 +27,7 @@ _STAYS: dict[str, str] = {
     "schema_version": "which migrations this database has had",
     "user_home": "the fence of this cluster",
     "move_marker": "the mover's claim on this cluster",
+    "gofer_call": "the gofer's calls that were done on this cluster",
 }
 
 

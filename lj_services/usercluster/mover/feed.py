@@ -25,14 +25,7 @@ they all come by.  A transaction counts once, when its end comes by for the firs
 often it is read; one that was committed before the reading began does not count.  What becomes of
 the counts: `rates`.
 
-Keys that the decoder can't be trusted with are cut down to their trusted beginning.  Integers are
-good (made unsigned here where the table's columns are), and text in UTF-8; raw bytes are not, since
-they are decoded as text where the server does not describe its columns.  At worst the key is
-``()``, which means all of the user's rows in that table.
-
-What it needs: the binary log in row format, not compressed, and a user that may read it (on
-MariaDB REPLICATION SLAVE and BINLOG MONITOR, on MySQL REPLICATION SLAVE and REPLICATION CLIENT).
-`why_not` says what is missing; moves then go by `passes`.
+What a user's subscription holds: `subscription`.  What the log must be like: `binlog`.
 """
 
 from __future__ import annotations
@@ -42,7 +35,6 @@ import random
 import threading
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass
 from typing import Any
 
 import pymysql
@@ -54,196 +46,20 @@ from pymysqlreplication.row_event import (
     UpdateRowsEvent,
     WriteRowsEvent,
 )
-from sqlalchemy import Connection, text
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
 
 from lj_services.database.engines import Server
-from lj_services.usercluster.mover.discovery import Column, Schema, Table
+from lj_services.usercluster.mover.binlog import Place, ends, images_of, login_of, unsigned
+from lj_services.usercluster.mover.discovery import Schema
 from lj_services.usercluster.mover.errors import FeedLost, SchemaDiffers
-from lj_services.usercluster.mover.rows import Key
+from lj_services.usercluster.mover.subscription import Decoder, Subscription
 
 logging.getLogger("pymysqlreplication").setLevel(logging.ERROR)
 
 MARKER = "move_marker"
 LOG_IS_GONE = 1236
 HEARTBEAT_S = 1.0
-SILENCE_S = 10.0
-"""A server that sends not even heartbeats for so long is taken for dead."""
 MEND_FOR_S = 20.0
 """How long a broken connection is tried again before the moves are told."""
-
-_INTEGER_BITS = {"tinyint": 8, "smallint": 16, "mediumint": 24, "int": 32, "bigint": 64}
-_UTF8 = {"utf8mb4", "utf8mb3", "utf8", "ascii"}
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A position between two transactions of a server's binary log."""
-
-    server_id: int
-    file: str
-    pos: int
-
-    @property
-    def order(self) -> tuple[int, int]:
-        """Earlier places of one server compare less."""
-        return int(self.file.rsplit(".", 1)[1]), self.pos
-
-
-def why_not(connection: Connection) -> str | None:
-    """What keeps this server's binary log from being read as a feed; None: nothing does."""
-    if connection.dialect.name == "sqlite":
-        return "SQLite has no binary log"
-    wanted = {"log_bin": "1", "binlog_format": "ROW", "log_bin_compress": "0"}
-    for name, value in wanted.items():
-        row = connection.exec_driver_sql(f"SHOW GLOBAL VARIABLES LIKE '{name}'").first()
-        if row is None:
-            continue
-        told = str(row[1]).upper().replace("OFF", "0").replace("ON", "1")
-        if told != value:
-            return f"the source has {name}={row[1]}"
-    try:
-        row = connection.exec_driver_sql("SHOW MASTER STATUS").first()
-    except DBAPIError as error:
-        return f"the source does not let this user see its binary log ({error.orig})"
-    if row is None:
-        return "the source has no binary log"
-    if row[2] or row[3]:
-        return "the source's binary log leaves databases out"
-    grants = " ".join(str(grant) for (grant,) in connection.exec_driver_sql("SHOW GRANTS"))
-    if "REPLICATION SLAVE" not in grants and "ALL PRIVILEGES ON *.*" not in grants:
-        return "the source does not let this user read its binary log (REPLICATION SLAVE)"
-    return None
-
-
-def here(connection: Connection) -> Place:
-    """The end of a server's binary log now."""
-    row = connection.exec_driver_sql("SHOW MASTER STATUS").one()
-    server_id = connection.scalar(text("SELECT @@server_id"))
-    return Place(int(server_id or 0), str(row[0]), int(row[1]))
-
-
-def still_there(connection: Connection, place: Place) -> bool:
-    """Whether the server is the same one, and still keeps its log from a place on."""
-    if int(connection.scalar(text("SELECT @@server_id")) or 0) != place.server_id:
-        return False
-    logs = connection.exec_driver_sql("SHOW BINARY LOGS").all()
-    return any(str(row[0]) == place.file and int(row[1]) >= place.pos for row in logs)
-
-
-class Subscription:
-    """What a feed has for one user.
-
-    Made by `Feed.subscribe`; to be closed.
-    """
-
-    def __init__(
-        self, feed: Feed, userid: int, schema: Schema, place: Place, claim: tuple[int, int]
-    ) -> None:
-        self.userid = userid
-        self.claim = claim
-        self.tables = {table.name: _Decoder(table) for table in schema.tables}
-        self._feed = feed
-        self._dirty: dict[str, set[Key]] = defaultdict(set)
-        self._marker = 0
-        self._place = place
-        self._error: Exception | None = None
-        self._changed = feed.changed
-
-    def close(self) -> None:
-        """Want no more."""
-        self._feed.unsubscribe(self)
-
-    @property
-    def pending(self) -> int:
-        """How many keys wait."""
-        return sum(len(keys) for keys in self._dirty.values())
-
-    def take(self) -> tuple[dict[str, set[Key]], Place]:
-        """The dirty keys by table, and the place that is reached once they are worked off.
-
-        Raises:
-            FeedLost: the feed is broken.
-            SchemaDiffers: a table has changed under the move.
-        """
-        with self._changed:
-            if self._error is not None:
-                raise self._error
-            taken, self._dirty = dict(self._dirty), defaultdict(set)
-            return taken, self._place
-
-    def give_back(self, dirty: dict[str, set[Key]]) -> None:
-        """Put keys back that were taken and could not be worked off."""
-        with self._changed:
-            for name, keys in dirty.items():
-                self._dirty[name] |= keys
-
-    def wait(self, marker: int, timeout_s: float) -> bool:
-        """Wait until the feed has shown the user's marker; False: not in time."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._marker >= marker or self._error is not None, timeout_s
-            )
-            if self._error is not None:
-                raise self._error
-            return self._marker >= marker
-
-    # Called by the feed's thread, under its lock.
-
-    def saw(self, table: str, images: list[list[Any]]) -> None:
-        decoder = self.tables.get(table)
-        if decoder is None:
-            return
-        for values in images:
-            self._dirty[table].add(decoder.key(values))
-
-    def saw_marker(self, n: int) -> None:
-        self._marker = max(self._marker, n)
-
-    def reached(self, place: Place) -> None:
-        self._place = place
-
-    def fail(self, error: Exception) -> None:
-        self._error = self._error or error
-
-
-class _Decoder:
-    """Keys of one table's rows as the decoder gives them."""
-
-    def __init__(self, table: Table) -> None:
-        names = [column.name for column in table.columns]
-        self.columns = len(names)
-        self.userid_at = names.index("userid")
-        self._user = table.columns[self.userid_at]
-        self._parts = []
-        for column in table.key:
-            if not _trusted(column):
-                break
-            self._parts.append((names.index(column.name), column))
-
-    def userid(self, values: list[Any]) -> int:
-        return int(_exact(self._user, values[self.userid_at]))
-
-    def key(self, values: list[Any]) -> Key:
-        return tuple(_exact(column, values[at]) for at, column in self._parts)
-
-
-def _trusted(column: Column) -> bool:
-    if column.kind in _INTEGER_BITS:
-        return True
-    # Text of other character sets and raw bytes are decoded as UTF-8 when the server does not
-    # send its columns' descriptions, and then they are not what they were.
-    return column.kind in {"char", "varchar"} and column.charset in _UTF8
-
-
-def _exact(column: Column, value: Any) -> Any:
-    if column.kind in _INTEGER_BITS:
-        number = int(value)
-        if column.unsigned and number < 0:
-            number += 1 << _INTEGER_BITS[column.kind]
-        return number
-    return value
 
 
 class Feed:
@@ -251,14 +67,19 @@ class Feed:
 
     Args:
         server: the cluster's writer.
+        linger_s: how long it reads on when nobody wants anything, in seconds: to begin again
+            costs more.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, linger_s: float = 0.0) -> None:
         self.changed = threading.Condition()
         self._server = server
+        self._linger_s = linger_s
+        self._lonely_since: float | None = None
         self._schema = str(server.url.database)
         self._subscriptions: dict[int, list[Subscription]] = defaultdict(list)
-        self._decoders: dict[str, _Decoder] = {}
+        self._decoders: dict[str, Decoder] = {}
+        self._schema_seen: Schema | None = None
         self._place: Place | None = None
         self._rewind: Place | None = None
         self._thread: threading.Thread | None = None
@@ -292,10 +113,7 @@ class Feed:
                 between the two is shown, but was not written now, and is not counted.
         """
         with self.changed:
-            subscription = Subscription(self, userid, schema, start, claim)
-            for table in schema.tables:
-                self._decoders[table.name] = _Decoder(table)
-            self._subscriptions[userid].append(subscription)
+            subscription = self._add(userid, schema, start, claim)
             if self._thread is None:
                 self._place = start
                 self._counted_to = (end or start).order
@@ -308,6 +126,32 @@ class Feed:
                 self._rewind = start  # everybody sees some keys again, which does no harm
             return subscription
 
+    def join(
+        self, userid: int, schema: Schema, claim: tuple[int, int]
+    ) -> tuple[Subscription, Place] | None:
+        """Begin to note a user's keys from where the feed is; the arguments as of `subscribe`.
+
+        Returns:
+            what is before its place is committed, and seen by whoever reads after this; None: it
+            is nowhere.
+        """
+        with self.changed:
+            if self._thread is None or self._place is None or self._rewind is not None:
+                return None
+            return self._add(userid, schema, self._place, claim), self._place
+
+    def _add(
+        self, userid: int, schema: Schema, start: Place, claim: tuple[int, int]
+    ) -> Subscription:
+        subscription = Subscription(userid, schema, start, claim, self.changed, self.unsubscribe)
+        if self._schema_seen is not schema:
+            self._schema_seen = schema
+            for table in schema.tables:
+                self._decoders[table.name] = Decoder(table)
+        self._subscriptions[userid].append(subscription)
+        self._lonely_since = None
+        return subscription
+
     def unsubscribe(self, subscription: Subscription) -> None:
         """Forget a subscription; the thread ends with the last one."""
         with self.changed:
@@ -317,7 +161,15 @@ class Feed:
             if not those:
                 self._subscriptions.pop(subscription.userid, None)
             if not self._subscriptions:
-                self._end()
+                self._lonely_since = time.monotonic()
+                if not self._linger_s:
+                    self._end()
+
+    def close(self) -> None:
+        """Read no more, whoever wants something."""
+        with self.changed:
+            self._subscriptions.clear()
+            self._end()
 
     @property
     def watched_s(self) -> float:
@@ -344,6 +196,8 @@ class Feed:
 
     def _end(self) -> None:
         """The thread is not wanted any more."""
+        if self._thread is None:
+            return
         self._watched_s += self._going_s()
         self.lag_s = 0.0
         self._thread = None
@@ -396,10 +250,16 @@ class Feed:
                 raise FeedLost("the connection broke")
             if "db" in settings:
                 settings["database"] = settings.pop("db")
-            return pymysql.connect(**settings)
+            connection = pymysql.connect(**settings)
+            with connection.cursor(pymysql.cursors.Cursor) as cursor:
+                cursor.execute("SELECT @@server_id")
+                row = cursor.fetchone()
+                if row is None or int(row[0]) != place.server_id:
+                    raise pymysql.OperationalError(LOG_IS_GONE, "it is another server's now")
+            return connection
 
         reader = BinLogStreamReader(
-            connection_settings=_login(self._server.login),
+            connection_settings=login_of(self._server.login),
             server_id=random.randint(1 << 30, (1 << 32) - 1),  # noqa: S311  only to differ
             log_file=place.file,
             log_pos=place.pos,
@@ -430,6 +290,9 @@ class Feed:
                 at_end = isinstance(event, HeartbeatLogEvent) or not event.timestamp
                 self.lag_s = 0.0 if at_end else max(0.0, time.time() - event.timestamp)
                 with self.changed:
+                    lonely = self._lonely_since
+                    if lonely is not None and time.monotonic() - lonely > self._linger_s:
+                        self._end()
                     if self._thread is not mine or self._rewind is not None:
                         return
                     if isinstance(event, RowsEvent):
@@ -439,7 +302,7 @@ class Feed:
                         # A server that crashed starts a new file, and numbers its tables anew;
                         # the library forgets the old numbers only after an orderly rotation.
                         reader.table_map = {}
-                    if isinstance(event, XidEvent | RotateEvent) or _ends(event):
+                    if isinstance(event, XidEvent | RotateEvent) or ends(event):
                         self._reach(Place(place.server_id, reader.log_file, reader.log_pos))
         finally:
             reader.close()
@@ -456,11 +319,11 @@ class Feed:
 
     def _rows(self, event: RowsEvent) -> None:
         if event.table == MARKER:
-            for images in _images(event):
+            for images in images_of(event):
                 values = images[-1]
-                for subscription in self._subscriptions.get(_unsigned(values[0]), ()):
+                for subscription in self._subscriptions.get(unsigned(values[0]), ()):
                     if subscription.claim == (int(values[1]), int(values[2])):
-                        subscription.saw_marker(_unsigned(values[3]))
+                        subscription.saw_marker(unsigned(values[3]))
             self.changed.notify_all()
             return
         decoder = self._decoders.get(event.table)
@@ -469,7 +332,7 @@ class Feed:
         if event.number_of_columns != decoder.columns:
             self._schema_changed(event.table)
             return
-        for images in _images(event):
+        for images in images_of(event):
             for userid in {decoder.userid(values) for values in images}:
                 self._open[userid] += 1
                 for subscription in self._subscriptions.get(userid, ()):
@@ -482,49 +345,3 @@ class Feed:
                     SchemaDiffers(f"{self._server}: table {table} was altered during the move")
                 )
         self.changed.notify_all()
-
-
-def _ends(event: Any) -> bool:
-    """Whether an event that carries a statement ends a transaction (as one of no rows does)."""
-    return isinstance(event, QueryEvent) and str(event.query).upper() in {"COMMIT", "ROLLBACK"}
-
-
-def _images(event: RowsEvent) -> list[list[list[Any]]]:
-    """The images of each changed row, the newest last; absent columns as they were before."""
-    images = []
-    for row in event.rows:
-        if "values" in row:
-            images.append([list(row["values"].values())])
-            continue
-        before = list(row["before_values"].values())
-        after = [
-            old if new is None else new
-            for old, new in zip(before, row["after_values"].values(), strict=True)
-        ]
-        images.append([before, after])
-    return images
-
-
-def _unsigned(value: Any) -> int:
-    number = int(value)
-    return number + (1 << 32) if number < 0 else number
-
-
-def _login(url: URL) -> dict[str, Any]:
-    """A database URL as PyMySQL wants it."""
-    settings: dict[str, Any] = {
-        "user": url.username or "",
-        "password": url.password or "",
-        "charset": "utf8mb4",
-        "connect_timeout": 5,
-        "read_timeout": SILENCE_S,
-    }
-    query = dict(url.query)
-    if socket := query.get("unix_socket"):
-        settings["unix_socket"] = socket
-    else:
-        settings["host"], settings["port"] = url.host, url.port or 3306
-    for name in ("ssl_ca", "ssl_cert", "ssl_key", "ssl_disabled"):
-        if name in query:
-            settings[name] = query[name] if name != "ssl_disabled" else query[name] == "true"
-    return settings

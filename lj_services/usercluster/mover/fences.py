@@ -95,6 +95,12 @@ def guard(connection: Connection, move: Move) -> None:
 
 def raise_marker(connection: Connection, move: Move) -> int:
     """Count the marker up, with the same surety as `guard`; returns the new ``n``."""
+    _count_up(connection, move)
+    query = select(move_marker.c.n).where(move_marker.c.userid == move.userid)
+    return int(connection.execute(query).scalar_one())
+
+
+def _count_up(connection: Connection, move: Move) -> None:
     changed = connection.execute(
         update(move_marker)
         .where(
@@ -106,8 +112,6 @@ def raise_marker(connection: Connection, move: Move) -> int:
     ).rowcount
     if not changed:
         raise ClaimLost(f"{move} was taken over by another worker")
-    query = select(move_marker.c.n).where(move_marker.c.userid == move.userid)
-    return int(connection.execute(query).scalar_one())
 
 
 def drop_marker(connection: Connection, move: Move) -> None:
@@ -249,7 +253,7 @@ def freeze(connection: Connection, move: Move, wait_ms: int) -> Frozen:
         NotQuick: a writer's transaction stayed open.
         Contradiction: the source is not the user's active home.
     """
-    marker = raise_marker(connection, move)
+    _count_up(connection, move)
     server = connection.dialect.name != "sqlite"
     mariadb = bool(getattr(connection.dialect, "is_mariadb", False))
     head = f"SET STATEMENT max_statement_time={wait_ms / 1000:.3f} FOR " if mariadb else ""
@@ -272,13 +276,24 @@ def freeze(connection: Connection, move: Move, wait_ms: int) -> Frozen:
         if error_number(error) in _NOT_IN_TIME:
             raise NotQuick(f"a writer kept the user locked for over {wait_ms} ms") from None
         raise
-    home = _home(connection, move)
-    if not changed or home is None:
-        raise Contradiction(
-            f"{move}: cluster {move.src} has the user {home.state if home else 'not'} with epoch "
-            f"{home.epoch if home else '-'}, expected active with epoch {move.home_epoch}"
+    row = connection.execute(
+        select(
+            move_marker.c.n,
+            user_home.c.state,
+            user_home.c.epoch,
+            user_home.c.readonly,
+            user_home.c.schema_ver,
         )
-    return Frozen(marker, home.readonly, home.schema_ver, since)
+        .outerjoin(user_home, user_home.c.userid == move_marker.c.userid)
+        .where(move_marker.c.userid == move.userid)
+    ).one()
+    if not changed:
+        raise Contradiction(
+            f"{move}: cluster {move.src} has the user {row.state or 'not'} with epoch "
+            f"{row.epoch or '-'}, expected active with epoch {move.home_epoch}"
+        )
+    home = home_from_row(row)
+    return Frozen(int(row.n), home.readonly, home.schema_ver, since)
 
 
 def thaw(connection: Connection, move: Move) -> bool:

@@ -22,10 +22,10 @@ from sqlalchemy import Connection
 from lj_services.usercluster.mover import fences, numbers
 from lj_services.usercluster.mover.discovery import Table
 from lj_services.usercluster.mover.errors import FeedLost, NotQuick, RowsDiffer
-from lj_services.usercluster.mover.feed import Subscription
 from lj_services.usercluster.mover.metrics import KEYS
 from lj_services.usercluster.mover.passes import mend
 from lj_services.usercluster.mover.rows import Key, Keys
+from lj_services.usercluster.mover.subscription import Subscription
 from lj_services.usercluster.mover.work import Work
 
 BATCH = 300

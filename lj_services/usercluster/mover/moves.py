@@ -2,279 +2,27 @@
 
 from __future__ import annotations
 
-import builtins
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import ColumnElement, Connection, update
 
-from lj_services.database import Databases
-from lj_services.usercluster.errors import NoCluster, UnknownUser
-from lj_services.usercluster.mover.errors import (
-    AlreadyMoving,
-    ClaimLost,
-    Contradiction,
-    EndAsked,
-    MoveRefused,
-    SameCluster,
-    UnknownMove,
-)
-from lj_services.usercluster.mover.states import NEXT, Event, Move
-from lj_services.usercluster.mover.tables import (
-    BEFORE_COMMIT,
-    CANCELLED,
-    FAILED,
-    FINAL,
-    FROZEN,
-    QUEUED,
-    ROLLED_BACK,
-    SWITCHED,
-    now_ms,
-    user_move,
-    user_move_event,
-)
-from lj_services.usercluster.routes import User
+from lj_services.usercluster.mover.errors import ClaimLost, Contradiction, EndAsked
+from lj_services.usercluster.mover.records import LONGEST_MESSAGE
+from lj_services.usercluster.mover.requests import Requests
+from lj_services.usercluster.mover.states import NEXT, Move, Step
+from lj_services.usercluster.mover.tables import FINAL, FROZEN, SWITCHED, now_ms, user_move
 from lj_services.usercluster.tables import LIVE, user
 
-LONGEST_ERROR = 1000
 
-_COLUMNS = tuple(column for column in user_move.c if column.name != "active_userid")
-
-
-def _move(row: Any) -> Move:
-    values = dict(row._mapping)
-    values["options"] = json.loads(values["options"])
-    values["progress"] = json.loads(values["progress"])
-    return Move(**values)
-
-
-class Moves:
+class Moves(Requests):
     """The moves in `global`: every change of one goes through here.
 
-    Args:
-        databases: has ``global``.
+    What operators ask for is in `requests`, reading in `records`; here is what workers do with a
+    move that they have claimed.
     """
-
-    def __init__(self, databases: Databases) -> None:
-        self._databases = databases
-
-    # --- Operators ---
-
-    def enqueue(
-        self,
-        userid: int,
-        dst: int,
-        *,
-        priority: int = 0,
-        options: Mapping[str, Any] | None = None,
-        back_of: int | None = None,
-    ) -> Move:
-        """Ask for a move.
-
-        Args:
-            userid: whom.
-            dst: the cluster's number.
-            priority: higher ones go first.
-            options: settings for this move alone, as ``freeze_limit_ms``.
-            back_of: the number of a ``switched`` move that this one undoes; it becomes
-                ``rolled_back`` in the same transaction, and its rows are not purged.
-
-        Raises:
-            UnknownUser, NoCluster, SameCluster, AlreadyMoving: as their names say.
-            MoveRefused: `back_of` is not, or no longer, a move that can be undone.
-        """
-        self._known(dst)
-        try:
-            with self._databases.write("global") as connection:
-                home = connection.execute(
-                    select(user.c.clusterid, user.c.epoch, user.c.name)
-                    .where(user.c.userid == userid, user.c.state == LIVE)
-                    .with_for_update()
-                ).first()
-                if home is None:
-                    raise UnknownUser(f"there is no user with userid {userid}")
-                if home.clusterid == dst:
-                    raise SameCluster(f"{home.name} lives on cluster {dst} already")
-                if back_of is not None:
-                    self._roll_back(connection, back_of)
-                made = connection.execute(
-                    insert(user_move).values(
-                        userid=userid,
-                        active_userid=userid,
-                        src=home.clusterid,
-                        dst=dst,
-                        home_epoch=home.epoch,
-                        state=QUEUED,
-                        claim=0,
-                        lease_until=0,
-                        due_at=0,
-                        attempts=0,
-                        priority=priority,
-                        back_of=back_of,
-                        options=json.dumps(dict(options or {})),
-                        progress="{}",
-                        created_at=now_ms(),
-                    )
-                ).inserted_primary_key
-                assert made is not None
-                move_id = int(made[0])
-                self._note(connection, move_id, QUEUED, f"cluster {home.clusterid} to {dst}")
-        except IntegrityError:
-            raise self._already(userid) from None
-        return self.get(move_id)
-
-    def check(self, whom: User, dst: int) -> None:
-        """Refuse what `enqueue` would; changes nothing.
-
-        Raises:
-            NoCluster, SameCluster, AlreadyMoving: as their names say.
-        """
-        self._known(dst)
-        if whom.clusterid == dst:
-            raise SameCluster(f"{whom.name} lives on cluster {dst} already")
-        if self.list(userid=whom.userid, states=BEFORE_COMMIT):
-            raise self._already(whom.userid)
-
-    def _known(self, dst: int) -> None:
-        if dst not in self._databases.clusters():
-            known = ", ".join(map(str, self._databases.clusters())) or "none"
-            raise NoCluster(f"there is no cluster {dst}; there are: {known}")
-
-    def _already(self, userid: int) -> AlreadyMoving:
-        other = next(iter(self.list(userid=userid, states=BEFORE_COMMIT)), None)
-        which = f" by move {other.move_id}, {other.state}" if other else ""
-        return AlreadyMoving(f"userid {userid} is being moved already{which}")
-
-    def _roll_back(self, connection: Connection, move_id: int) -> None:
-        changed = connection.execute(
-            update(user_move)
-            .where(user_move.c.move_id == move_id, user_move.c.state == SWITCHED)
-            .where(user_move.c.lease_until <= now_ms())
-            .values(state=ROLLED_BACK, claim=user_move.c.claim + 1, finished_at=now_ms())
-        ).rowcount
-        if not changed:
-            raise MoveRefused(
-                f"move {move_id} can't be undone: it is not switched, or a worker is just "
-                "finishing or purging it"
-            )
-        self._note(connection, move_id, ROLLED_BACK, "the user moves back")
-
-    def end(self, move_id: int, ending: str, reason: str) -> Move:
-        """Ask that a move be undone; it is final when a worker has done so.
-
-        Args:
-            move_id: which.
-            ending: ``cancelled`` or ``failed``.
-            reason: for people.
-
-        Raises:
-            UnknownMove: there is none.
-            MoveRefused: it is past its commit point, or final.
-        """
-        with self._databases.write("global") as connection:
-            move = self._read(connection, move_id, lock=True)
-            if move.state not in BEFORE_COMMIT:
-                hint = "; the way back is lj users move --back" if move.state == SWITCHED else ""
-                raise MoveRefused(f"{move} is {move.state}: it can't be {ending} now{hint}")
-            if move.ending is None:
-                connection.execute(
-                    update(user_move)
-                    .where(user_move.c.move_id == move_id)
-                    .values(ending=ending, error=reason[:LONGEST_ERROR], due_at=0)
-                )
-                self._note(connection, move_id, move.state, f"to be {ending}: {reason}")
-            return self._read(connection, move_id)
-
-    def retry(self, move_id: int) -> Move:
-        """Take up a move now that waits for its next attempt, or ask again for one that failed.
-
-        Returns:
-            the move, or the new one.
-
-        Raises:
-            UnknownMove, MoveRefused: there is none; it is done or was rolled back.
-        """
-        move = self.get(move_id)
-        if move.state in (FAILED, CANCELLED):
-            return self.enqueue(move.userid, move.dst, priority=move.priority, options=move.options)
-        if move.final:
-            raise MoveRefused(f"{move} is {move.state}: there is nothing to try again")
-        with self._databases.write("global") as connection:
-            connection.execute(
-                update(user_move)
-                .where(user_move.c.move_id == move_id, user_move.c.state == move.state)
-                .where(user_move.c.state.in_(BEFORE_COMMIT))
-                .values(due_at=0, attempts=0)
-            )
-        return self.get(move_id)
-
-    def get(self, move_id: int) -> Move:
-        """A move by its number.
-
-        Raises:
-            UnknownMove: there is none.
-        """
-        with self._databases.read("global", definitive=True) as connection:
-            return self._read(connection, move_id)
-
-    def list(
-        self,
-        *,
-        userid: int | None = None,
-        active: bool | None = None,
-        states: tuple[str, ...] = (),
-        limit: int = 100,
-    ) -> list[Move]:
-        """Moves, the newest first.
-
-        Args:
-            userid: only this user's.
-            active: only those that are not final (True), or final (False).
-            states: only those in one of these.
-            limit: how many at most.
-        """
-        query = select(*_COLUMNS).order_by(user_move.c.move_id.desc()).limit(limit)
-        if userid is not None:
-            query = query.where(user_move.c.userid == userid)
-        if active is not None:
-            final = user_move.c.state.in_(FINAL)
-            query = query.where(~final if active else final)
-        if states:
-            query = query.where(user_move.c.state.in_(states))
-        with self._databases.read("global", definitive=True) as connection:
-            return [_move(row) for row in connection.execute(query)]
-
-    def events(self, move_id: int) -> builtins.list[Event]:
-        """What happened in a move, in order."""
-        with self._databases.read("global", definitive=True) as connection:
-            rows = connection.execute(
-                select(user_move_event.c.at, user_move_event.c.state, user_move_event.c.message)
-                .where(user_move_event.c.move_id == move_id)
-                .order_by(user_move_event.c.event_id)
-            ).all()
-        return [Event(int(at), state, message) for at, state, message in rows]
-
-    def now(self) -> int:
-        """The clock of `global`, in milliseconds since 1970."""
-        with self._databases.read("global", definitive=True) as connection:
-            return int(connection.scalar(select(now_ms())) or 0)
-
-    # --- Workers ---
-
-    def due(self, limit: int = 20) -> builtins.list[Move]:
-        """Moves that wait for a worker now: by priority, the oldest first."""
-        query = (
-            select(*_COLUMNS)
-            .where(user_move.c.state.not_in(FINAL))
-            .where(user_move.c.due_at <= now_ms(), user_move.c.lease_until <= now_ms())
-            .order_by(user_move.c.priority.desc(), user_move.c.move_id)
-            .limit(limit)
-        )
-        with self._databases.read("global", definitive=True) as connection:
-            return [_move(row) for row in connection.execute(query)]
 
     def claim(
         self,
@@ -327,21 +75,33 @@ class Moves:
         progress: Mapping[str, Any] | None = None,
         lease_s: float | None = None,
     ) -> Move:
-        """Go to the next state.
+        """Go to the next state (see `record`)."""
+        if state == move.state:
+            raise ValueError(f"{move}: {state} does not follow {move.state}")
+        return self.record(move, [Step(state, message)], progress=progress, lease_s=lease_s)
+
+    def record(
+        self,
+        move: Move,
+        steps: Sequence[Step],
+        *,
+        progress: Mapping[str, Any] | None = None,
+        lease_s: float | None = None,
+    ) -> Move:
+        """Record what has happened, in one transaction; the last step's state is the move's then.
 
         Args:
             move: claimed by the caller.
-            state: one that may follow (`NEXT`); past the commit point or final ones have
-                methods of their own.
-            message: for the record.
+            steps: in order; each has the state of the one before it, or one that may follow
+                (`NEXT`).  The commit point has a method of its own.
             progress: replaces what is known of the work done.
             lease_s: a new lease, in seconds.
 
         Raises:
             ClaimLost: the move is somebody else's now.
+            EndAsked: it should be ``frozen``, but an operator wants it undone.
         """
-        if state not in NEXT[move.state] or state == SWITCHED:
-            raise ValueError(f"{move}: {state} does not follow {move.state}")
+        state = _follow(move, steps)
         values: dict[str, Any] = {"state": state}
         if move.started_at is None:
             values["started_at"] = now_ms()
@@ -352,8 +112,12 @@ class Moves:
         if state in FINAL:
             values.update(active_userid=None, finished_at=now_ms(), owner=None, lease_until=0)
         with self._databases.write("global") as connection:
+            if state == FROZEN:  # every millisecond counts from here on: nothing is read again
+                self._change(connection, move, values, still=user_move.c.ending.is_(None))
+                self._note(connection, move.move_id, *steps)
+                return replace(move, state=state, progress=dict(progress or move.progress))
             self._change(connection, move, values)
-            self._note(connection, move.move_id, state, message)
+            self._note(connection, move.move_id, *steps)
             return self._read(connection, move.move_id)
 
     def heartbeat(
@@ -420,7 +184,7 @@ class Moves:
                 state=FROZEN,
                 still=user_move.c.ending.is_(None),
             )
-            self._note(connection, move.move_id, SWITCHED, f"cluster {move.dst} is home")
+            self._note(connection, move.move_id, Step(SWITCHED, f"cluster {move.dst} is home"))
             return replace(move, state=SWITCHED, freeze_us=freeze_us)
 
     def release(
@@ -454,7 +218,7 @@ class Moves:
             "due_at": _from_now(due_in_s),
         }
         if error is not None:
-            values["error"] = error[:LONGEST_ERROR]
+            values["error"] = error[:LONGEST_MESSAGE]
         if ending is not None:
             values["ending"] = ending
         if freeze_us is not None:
@@ -464,23 +228,13 @@ class Moves:
         with self._databases.write("global") as connection:
             self._change(connection, move, values)
             if told := error or message:
-                self._note(connection, move.move_id, move.state, told)
+                self._note(connection, move.move_id, Step(move.state, told))
             return self._read(connection, move.move_id)
 
     def note(self, move: Move, message: str) -> None:
         """Record something that happened."""
         with self._databases.write("global") as connection:
-            self._note(connection, move.move_id, move.state, message)
-
-    def home(self, userid: int) -> tuple[int, int] | None:
-        """Where the user lives by `global`'s writer: (cluster, epoch); None: no such user."""
-        with self._databases.read("global", definitive=True) as connection:
-            row = connection.execute(
-                select(user.c.clusterid, user.c.epoch).where(
-                    user.c.userid == userid, user.c.state == LIVE
-                )
-            ).first()
-        return None if row is None else (int(row.clusterid), int(row.epoch))
+            self._note(connection, move.move_id, Step(move.state, message))
 
     def _change(
         self,
@@ -508,19 +262,21 @@ class Moves:
         if not changed:
             raise ClaimLost(f"{move} is not {move.owner}'s any more")
 
-    def _read(self, connection: Connection, move_id: int, *, lock: bool = False) -> Move:
-        query = select(*_COLUMNS).where(user_move.c.move_id == move_id)
-        row = connection.execute(query.with_for_update() if lock else query).first()
-        if row is None:
-            raise UnknownMove(f"there is no move {move_id}")
-        return _move(row)
 
-    def _note(self, connection: Connection, move_id: int, state: str, message: str) -> None:
-        connection.execute(
-            insert(user_move_event).values(
-                move_id=move_id, at=now_ms(), state=state, message=message[:1000]
-            )
-        )
+def _follow(move: Move, steps: Sequence[Step]) -> str:
+    """The state that steps lead to.
+
+    Raises:
+        ValueError: they are not allowed.
+    """
+    state = move.state
+    for step in steps:
+        if step.state == state:
+            continue
+        if step.state not in NEXT[state] or step.state == SWITCHED:
+            raise ValueError(f"{move}: {step.state} does not follow {state}")
+        state = step.state
+    return state
 
 
 def _from_now(seconds: float) -> ColumnElement[int]:

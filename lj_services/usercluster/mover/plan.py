@@ -8,14 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lj_services.database import Databases, cluster_role
-from lj_services.usercluster.mover import feed
 from lj_services.usercluster.mover.config import MoverSettings
 from lj_services.usercluster.mover.discovery import Schema, compare
 from lj_services.usercluster.mover.errors import ClusterFull
-from lj_services.usercluster.mover.rows import Rows
-from lj_services.usercluster.mover.rows_server import ServerRows
-from lj_services.usercluster.mover.rows_sqlite import SqliteRows
-from lj_services.usercluster.placement import free_bytes
+from lj_services.usercluster.mover.known import Known, rows_of
 
 ROOM = 1.2
 """How much more than the user's own bytes must be free: indexes, pages half full."""
@@ -36,13 +32,23 @@ class Plan:
     """Why the move follows by passes of checksums; None: it reads the binary log."""
 
 
-def rows_of(databases: Databases, role: str) -> Rows:
-    """How rows are handled on a role's engine."""
-    return SqliteRows() if databases.writer(role).is_sqlite else ServerRows()
-
-
-def look(databases: Databases, settings: MoverSettings, userid: int, src: int, dst: int) -> Plan:
+def look(
+    databases: Databases,
+    settings: MoverSettings,
+    userid: int,
+    src: int,
+    dst: int,
+    known: Known | None = None,
+) -> Plan:
     """Look at both sides; changes nothing.
+
+    Args:
+        databases: the site's.
+        settings: the site's rules.
+        userid: whom.
+        src: from which cluster.
+        dst: to which.
+        known: what is remembered of clusters; None: nothing.
 
     Raises:
         Unclassified: a table can't be moved.
@@ -50,22 +56,21 @@ def look(databases: Databases, settings: MoverSettings, userid: int, src: int, d
         ClusterFull: the destination has no room.
         DatabaseError: a side can't be reached.
     """
+    known = known or Known(databases)
     here, there = cluster_role(src), cluster_role(dst)
-    rows = rows_of(databases, here)
     with databases.read(here, definitive=True) as connection:
-        schema = rows.schema(connection, f"cluster {src}")
-        why_no_feed = (
-            feed.why_not(connection) if settings.use_feed else "the site file says use_feed = false"
-        )
-        counts = {table.name: rows.count(connection, table, userid) for table in schema.tables}
+        seen = known.look(connection, src)
+        schema = seen.schema
+        counts = rows_of(databases, here).counts(connection, schema.tables, userid)
     with databases.read(there, definitive=True) as connection:
-        other = rows_of(databases, there).schema(connection, f"cluster {dst}")
+        other = known.look(connection, dst).schema
     compare((f"cluster {src}", schema), (f"cluster {dst}", other))
     size = sum(counts[table.name] * table.row_bytes for table in schema.tables)
-    free = free_bytes(databases, dst)
+    free = known.free(dst)
     if free is not None and free - size * ROOM < settings.min_free:
         raise ClusterFull(
             f"cluster {dst} has {free >> 20} MB free; userid {userid} needs about "
             f"{int(size * ROOM) >> 20} MB, and {settings.min_free >> 20} MB must stay free"
         )
+    why_no_feed = seen.why_no_feed if settings.use_feed else "the site file says use_feed = false"
     return Plan(schema, counts, size, free, why_no_feed)

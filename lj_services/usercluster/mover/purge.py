@@ -20,7 +20,7 @@ from lj_services.usercluster.mover.discovery import Schema
 from lj_services.usercluster.mover.errors import ClaimLost
 from lj_services.usercluster.mover.metrics import PURGED
 from lj_services.usercluster.mover.rows import EVERYTHING
-from lj_services.usercluster.mover.tables import DONE, QUEUED
+from lj_services.usercluster.mover.tables import DONE
 from lj_services.usercluster.mover.work import Work, crash_here
 
 
@@ -76,16 +76,16 @@ def give_up(work: Work) -> None:
     work.undoing = True
     move = work.move
     ending, reason = str(move.ending), move.error or "asked for"
-    if move.state != QUEUED:
+    # Also when it is queued: a worker's first steps may not be recorded yet.
+    with work.databases.write(work.dst) as connection:
+        imported = fences.is_importing(connection, move)
+    if imported:
+        with work.reading(work.dst) as connection:
+            work.schema = work.rows.schema(connection, f"cluster {move.dst}")
+        wipe(work)
         with work.databases.write(work.dst) as connection:
-            imported = fences.is_importing(connection, move)
-        if imported:
-            with work.reading(work.dst) as connection:
-                work.schema = work.rows.schema(connection, f"cluster {move.dst}")
-            wipe(work)
-            with work.databases.write(work.dst) as connection:
-                fences.guard(connection, move)
-                fences.drop_import(connection, move)
+            fences.guard(connection, move)
+            fences.drop_import(connection, move)
     for role in (work.dst, work.src):
         with work.databases.write(role) as connection:
             fences.drop_marker(connection, move)

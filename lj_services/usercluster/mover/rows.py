@@ -59,6 +59,10 @@ class Sum:
     first: int
     second: int
 
+    def with_more(self, other: Sum) -> Sum:
+        """Of both spans together."""
+        return Sum(self.count + other.count, self.first ^ other.first, self.second ^ other.second)
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -70,8 +74,20 @@ class Chunk:
     bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Print:
+    """A database's fingerprint: while it is the same, so is the schema (and the log's settings)."""
+
+    text: str
+    settled: bool
+    """Whether any later change would change it; not so within a server's tick of the last one."""
+
+
 class Rows(Protocol):
     """What an engine can do; every method works inside the caller's transaction."""
+
+    def fingerprint(self, connection: Connection) -> Print | None:
+        """Whether the schema is still the one that was read, for little; None: nobody tells."""
 
     def schema(self, connection: Connection, place: str) -> Schema:
         """What the cluster's database has.
@@ -132,8 +148,13 @@ class Rows(Protocol):
     ) -> dict[Key, str]:
         """A digest of each row of a span, by key."""
 
-    def count(self, connection: Connection, table: Table, userid: int) -> int:
-        """How many rows the user has in a table, without locks."""
+    def sums(self, connection: Connection, tables: Sequence[Table], userid: int) -> dict[str, Sum]:
+        """Sum all of a user's rows, each table by itself."""
+
+    def counts(
+        self, connection: Connection, tables: Sequence[Table], userid: int
+    ) -> dict[str, int]:
+        """How many rows the user has in each table, without locks."""
 
     def highest(
         self, connection: Connection, table: Table, userid: int, column: str, span: Span

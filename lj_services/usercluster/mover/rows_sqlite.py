@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from lj_services.usercluster.mover.discovery import Column, Schema, Table, classify
-from lj_services.usercluster.mover.rows import Chunk, Key, Range, Span, Sum
+from lj_services.usercluster.mover.rows import EVERYTHING, Chunk, Key, Print, Range, Span, Sum
 
 _VARIABLES = 30_000
 """SQLite takes 32,766 values in one statement."""
@@ -28,6 +28,10 @@ _KEYS_AT_ONCE = 400
 
 class SqliteRows:
     """The rows of one user in an SQLite file."""
+
+    def fingerprint(self, connection: Connection) -> Print | None:
+        """See `Rows`: SQLite counts its changes itself."""
+        return Print(str(connection.exec_driver_sql("PRAGMA schema_version").scalar()), True)
 
     def schema(self, connection: Connection, place: str) -> Schema:
         """See `Rows`."""
@@ -174,10 +178,19 @@ class SqliteRows:
             found.update((tuple(key), digest) for digest, *key in rows)
         return found
 
-    def count(self, connection: Connection, table: Table, userid: int) -> int:
+    def sums(self, connection: Connection, tables: Sequence[Table], userid: int) -> dict[str, Sum]:
         """See `Rows`."""
-        query = f"SELECT COUNT(*) FROM {_name(table.name)} WHERE userid = ?"  # noqa: S608
-        return int(connection.exec_driver_sql(query, (userid,)).scalar() or 0)
+        return {table.name: self.sum(connection, table, userid, EVERYTHING) for table in tables}
+
+    def counts(
+        self, connection: Connection, tables: Sequence[Table], userid: int
+    ) -> dict[str, int]:
+        """See `Rows`."""
+        found = {}
+        for table in tables:
+            query = f"SELECT COUNT(*) FROM {_name(table.name)} WHERE userid = ?"  # noqa: S608
+            found[table.name] = int(connection.exec_driver_sql(query, (userid,)).scalar() or 0)
+        return found
 
     def highest(
         self, connection: Connection, table: Table, userid: int, column: str, span: Span

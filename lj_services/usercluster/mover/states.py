@@ -120,3 +120,13 @@ class Event:
     at: int
     state: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something that happened in a move, to be recorded."""
+
+    state: str
+    message: str
+    ago_s: float = 0.0
+    """How long ago, in seconds."""

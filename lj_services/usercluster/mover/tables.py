@@ -27,6 +27,8 @@ BEFORE_COMMIT: Final = (QUEUED, PREPARING, COPYING, CATCHING_UP, VERIFYING, FROZ
 """States in which the source is the user's home."""
 AFTER_COMMIT: Final = (SWITCHED, PURGING)
 """States in which the destination is, and the source's rows are still there."""
+ACTIVE: Final = (*BEFORE_COMMIT, *AFTER_COMMIT)
+"""States that do not last."""
 FINAL: Final = (DONE, FAILED, CANCELLED, ROLLED_BACK)
 """States that nothing leaves."""
 

@@ -10,27 +10,31 @@ how the tests cut the power at every place where it would hurt.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 from sqlalchemy import Connection
 
 from lj_services.database import DatabaseError, Databases, cluster_role
+from lj_services.usercluster.errors import UserClusterError
 from lj_services.usercluster.mover.config import MoverSettings
 from lj_services.usercluster.mover.discovery import Schema
 from lj_services.usercluster.mover.errors import ClaimLost, EndAsked
+from lj_services.usercluster.mover.known import rows_of
 from lj_services.usercluster.mover.metrics import PHASES
 from lj_services.usercluster.mover.moves import Moves
 from lj_services.usercluster.mover.rows import Rows
-from lj_services.usercluster.mover.rows_server import ServerRows
-from lj_services.usercluster.mover.rows_sqlite import SqliteRows
-from lj_services.usercluster.mover.states import Move
+from lj_services.usercluster.mover.states import Move, Step
 from lj_services.usercluster.mover.tables import FROZEN
+
+log = logging.getLogger(__name__)
 
 CRASHES: Final = (
     "claimed",
@@ -80,12 +84,14 @@ class Work:
         self.moves = moves
         self.settings = settings.model_copy(update=move.options)
         self.move = move
+        """As it is recorded."""
+        self.state = move.state
+        """Where the work is in truth: as recorded, or further on."""
         self.progress: dict[str, Any] = dict(move.progress)
         self.src = cluster_role(move.src)
         self.dst = cluster_role(move.dst)
         self.schema: Schema | None = None
-        sqlite = databases.writer(self.src).is_sqlite
-        self.rows: Rows = SqliteRows() if sqlite else ServerRows()
+        self.rows: Rows = rows_of(databases, self.src)
         self.superseded = False
         """A newer move has the source in its charge: there is nothing left to do there."""
         self.tick: Callable[[Move], None] = lambda _move: None
@@ -98,6 +104,7 @@ class Work:
         down makes it shorter."""
         self.undoing = False
         """The move's end was asked for, and that is what is being worked on."""
+        self._unsaid: list[tuple[float, str, str]] = []
         self._lost: str | None = None
         self._lock = threading.Lock()
 
@@ -126,34 +133,80 @@ class Work:
         """
         if self._lost is not None:
             raise ClaimLost(self._lost)
-        if self.move.state == FROZEN or self.undoing:
+        if self.state == FROZEN or self.undoing:
             return
         if self.move.ending is not None:
             raise EndAsked(f"{self.move} is to be {self.move.ending}")
+        self._record_if_due()
         self.gate(self)
 
+    def enter(self, state: str, message: str) -> None:
+        """Go to the next state.  Whoever takes the move over must be able to do without knowing.
+
+        The record may wait for the next one, but not for longer than ``record_within_ms``.
+        """
+        self.state = state
+        self.note(message)
+        PHASES.labels(state).inc()
+        self.tick(replace(self.move, state=state, progress=dict(self.progress)))
+
+    def note(self, message: str) -> None:
+        """Tell something that happened; its record may wait likewise."""
+        self._unsaid.append((time.monotonic(), self.state, message))
+        self._record_if_due()
+
+    def _record_if_due(self) -> None:
+        if (
+            self._unsaid
+            and time.monotonic() - self._unsaid[0][0] >= self.settings.record_within_ms / 1000
+        ):
+            self.save()
+
     def advance(self, state: str, message: str, *, lease_s: float | None = None) -> None:
-        """Go to the next state, with the progress as it is (see `Moves.advance`)."""
-        with self._lock:
-            self.move = self.moves.advance(
-                self.move,
-                state,
-                message,
-                progress=self.progress,
-                lease_s=self.settings.lease_s if lease_s is None else lease_s,
-            )
+        """Go to the next state, and record it with all that is not recorded yet.
+
+        Raises:
+            ClaimLost, EndAsked: see `Moves.record`.
+        """
+        self._unsaid.append((time.monotonic(), state, message))
+        self._record(self.settings.lease_s if lease_s is None else lease_s)
         PHASES.labels(state).inc()
         self.tick(self.move)
 
     def save(self) -> None:
-        """Record the progress and renew the lease.
+        """Record the progress and what is not recorded yet, and renew the lease.
 
         Raises:
             ClaimLost: the move is somebody else's.
         """
-        with self._lock:
-            self.move = self.moves.heartbeat(self.move, self.settings.lease_s, self.progress)
+        if self._unsaid:
+            self._record(self.settings.lease_s)
+        else:
+            with self._lock:
+                self.move = self.moves.heartbeat(self.move, self.settings.lease_s, self.progress)
         self.tick(self.move)
+
+    def settle(self) -> None:
+        """Record what is not recorded yet, if that can be: after an error, for the history."""
+        try:
+            if self._unsaid:
+                self._record(self.settings.lease_s)
+        except (UserClusterError, DatabaseError) as error:
+            log.info("%s: its last steps were not recorded: %s", self.move, error)
+
+    def _record(self, lease_s: float) -> None:
+        now = time.monotonic()
+        steps = [Step(state, message, now - at) for at, state, message in self._unsaid]
+        self._unsaid.clear()  # also if it fails: the steps are told once or not at all
+        with self._lock:
+            self.move = self.moves.record(self.move, steps, progress=self.progress, lease_s=lease_s)
+        self.state = self.move.state
+
+    def take(self, move: Move) -> None:
+        """Go on from what was read of the move; what was not recorded is forgotten."""
+        self._unsaid.clear()
+        self.move = move
+        self.state = move.state
 
     @contextmanager
     def alive(self) -> Iterator[None]:

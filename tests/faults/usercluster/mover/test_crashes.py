@@ -18,6 +18,8 @@ pytestmark = pytest.mark.faults
 
 BEFORE_COMMIT = set(CRASHES[: CRASHES.index("switched")])
 CHECKOUT = Path(__file__).parents[4]
+PATIENT = {"freeze_limit_ms": 2000}
+"""Without a binary log all rows are compared under the freeze; and the machine is busy."""
 
 
 def crash(site: TestSite, folder: Path, step: str) -> int:
@@ -46,10 +48,20 @@ def test_worker_killed_between_embedded_clusters(
     sqlite_site: TestSite, tmp_path: Path, step: str
 ) -> None:
     """The same without a binary log."""
-    killed(sqlite_site, tmp_path, step)
+    killed(sqlite_site, tmp_path, step, PATIENT)
 
 
-def killed(site: TestSite, tmp_path: Path, step: str) -> None:
+@pytest.mark.parametrize("step", ["prepared", "copied", "verified", "froze", "switched"])
+def test_worker_killed_who_was_behind_with_its_records(
+    mariadb_site: TestSite, tmp_path: Path, step: str
+) -> None:
+    """All rows at once, and no step recorded before it must be."""
+    killed(mariadb_site, tmp_path, step, {"at_once_rows": 1000, "record_within_ms": 10_000})
+
+
+def killed(
+    site: TestSite, tmp_path: Path, step: str, options: dict[str, int] | None = None
+) -> None:
     """Kill a worker at `step`, let another one finish, and count."""
     moving.prepare(site.databases)
     users = site.users()
@@ -58,7 +70,7 @@ def killed(site: TestSite, tmp_path: Path, step: str) -> None:
     ann = moving.content(site.databases, 1, bob.userid + 1)
     successor = moving.worker(site, users)
     with moving.writing(users, bob.userid, pause_s=0.002) as writer:
-        asked = successor.moves.enqueue(bob.userid, 2)
+        asked = successor.moves.enqueue(bob.userid, 2, options=options)
         status = crash(site, tmp_path, step)
         assert status == -signal.SIGKILL, (tmp_path / "worker.log").read_text()
         found = successor.moves.get(asked.move_id)

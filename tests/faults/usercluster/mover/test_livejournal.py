@@ -7,7 +7,6 @@ docs/moving-users.md.
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 from sqlalchemy import delete, insert, select, text, update
@@ -39,7 +38,6 @@ def test_f1_user_stuck_read_only_after_the_mover_died(
     left = moving.move(one.worker, one.bob, 2)
     assert left.state == "frozen"
     assert moving.fences(one.databases, one.bob)[1] == "frozen"
-    began = time.monotonic()
     stop_at(monkeypatch, "staked", vanish)  # the successor thaws, and gets no further
     successor = moving.worker(one.site, one.users)
     wait_for(lambda: bool(successor.moves.due()), "the freeze's lease to run out")
@@ -48,7 +46,6 @@ def test_f1_user_stuck_read_only_after_the_mover_died(
     successor.run(found)
     one.write()
     assert moving.home(one.databases, one.bob) == 1
-    assert time.monotonic() - began < 5
     moving.run_until(moving.worker(one.site, one.users), left.move_id, "switched")
 
 
@@ -105,8 +102,9 @@ def test_f4_the_job_servers_state_is_lost(one: moving.Fixture) -> None:
 
 def test_f5_a_worker_that_drops_out_silently(one: moving.Fixture) -> None:
     asked = one.worker.moves.enqueue(one.bob, 2)
-    one.worker.moves.claim(asked, "gone", 0.2)
+    gone = one.worker.moves.claim(asked, "gone", 600.0)
     assert one.worker.next() is None
+    one.worker.moves.heartbeat(gone, 0.0)  # the lease is over, as if that time had passed
     found = moving.run_until(one.worker, asked.move_id, "done")
     assert found.claim >= 2
     one.assert_on(2)

@@ -10,8 +10,10 @@ from sqlalchemy import insert, select, text, update
 
 from lj_services.database import Databases, DatabaseUnreachable
 from lj_services.usercluster.mover import fences
-from lj_services.usercluster.mover.feed import Feed, Place, Subscription, here, still_there, why_not
+from lj_services.usercluster.mover.binlog import Place, here, still_there, why_not
+from lj_services.usercluster.mover.feed import Feed
 from lj_services.usercluster.mover.rows_server import ServerRows
+from lj_services.usercluster.mover.subscription import Subscription
 from tests.support import moving
 from tests.support.databases import TestSite, settings_of, site_on_mariadb
 from tests.support.mariadb import ServerFactory

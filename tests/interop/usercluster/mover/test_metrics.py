@@ -90,14 +90,14 @@ def test_a_cut_over_that_was_let_go_is_a_pause_too(
 
 def test_how_far_behind(one: moving.Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = CollectorRegistry()
-    registry.register(FeedMetrics(lambda: one.worker.feeds))
+    registry.register(FeedMetrics(one.worker.feeds.opened))
     assert b'{src="1"}' not in generate_latest(registry)
     found: list[float | None] = []
 
     def look() -> None:
         # What was committed before the marker is dirty once the marker has come.
         one.write()
-        feed = one.worker.feeds[1]
+        feed = one.worker.feeds.opened()[1]
         (subscription,) = feed._subscriptions[one.bob]
         with one.databases.write("cluster1") as connection:
             move = one.worker.moves.list(userid=one.bob)[0]

@@ -14,7 +14,8 @@ from lj_services.usercluster.balance import store
 from lj_services.usercluster.balance.loading import load_snapshot
 from lj_services.usercluster.mover import fences
 from lj_services.usercluster.mover import worker as worker_module
-from lj_services.usercluster.mover.feed import Feed, Place, here
+from lj_services.usercluster.mover.binlog import Place, here
+from lj_services.usercluster.mover.feed import Feed
 from lj_services.usercluster.mover.rates import MEMORY_S, WriteRates
 from lj_services.usercluster.mover.rows_server import ServerRows
 from lj_services.usercluster.mover.tables import now_ms, user_move
@@ -167,7 +168,7 @@ def test_from_a_move_to_the_plan(one: moving.Fixture, monkeypatch: pytest.Monkey
     moving.stop_at(monkeypatch, "caught-up", lambda: post(one, one.carl, *range(100, 130)))
     began = time.monotonic()
     assert moving.move(worker, one.bob, 2).state == "switched"
-    worker.record_rates()
+    worker.feeds.record_rates()
     most_s = time.monotonic() - began
     users = load_snapshot(one.databases, SIZES).users
     found = dict(zip(users.userid.tolist(), users.write_rate.tolist(), strict=True))
@@ -179,7 +180,7 @@ def test_a_site_may_want_no_rates(one: moving.Fixture, monkeypatch: pytest.Monke
     worker = moving.worker(one.site, one.users, write_rates_s=0)
     moving.stop_at(monkeypatch, "caught-up", lambda: post(one, one.carl, 100))
     moving.move(worker, one.bob, 2)
-    worker.record_rates()
+    worker.feeds.record_rates()
     assert rates(one) == {one.bob: 0.0, one.carl: 0.0}
 
 
@@ -188,7 +189,7 @@ def test_workers_record_by_themselves(one: moving.Fixture, monkeypatch: pytest.M
     moving.stop_at(monkeypatch, "caught-up", lambda: post(one, one.carl, 100))
     worker.moves.enqueue(one.bob, 2)
     stop = threading.Event()
-    monkeypatch.setattr(worker_module, "WORKER_SEEN_S", 0.2)
+    monkeypatch.setattr(worker_module, "SIGN_EVERY_S", 0.2)
     thread = threading.Thread(target=worker.loop, args=(stop,))
     thread.start()
     try:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lj_services.usercluster.mover.binlog import Place
 from lj_services.usercluster.mover.discovery import (
     Column,
     Schema,
@@ -15,10 +16,10 @@ from lj_services.usercluster.mover.discovery import (
     classify,
     compare,
 )
-from lj_services.usercluster.mover.feed import Place, _Decoder
+from lj_services.usercluster.mover.literals import conditions
 from lj_services.usercluster.mover.rows import Keys, Range, frozen_key, thawed_key
-from lj_services.usercluster.mover.rows_server import _where
 from lj_services.usercluster.mover.rows_sqlite import _digest
+from lj_services.usercluster.mover.subscription import Decoder
 from lj_services.usercluster.mover.verify import unexplained
 from lj_services.usercluster.mover.work import Meter
 
@@ -61,7 +62,7 @@ def test_digests_tell_types_and_borders_apart(
 
 
 def test_ranges_are_written_out_column_by_column() -> None:
-    (where,) = _where(THING, 7, Range((1, "a", b"\x00"), (2, "b", b"\xff")))
+    (where,) = conditions(THING, 7, Range((1, "a", b"\x00"), (2, "b", b"\xff")))
     assert where == (
         "userid = 7 AND `id` >= 1 AND (`id` > 1 OR (`id` = 1 AND (`word` > _utf8mb4 x'61' OR "
         "(`word` = _utf8mb4 x'61' AND `raw` > x'00')))) AND `id` <= 2 AND (`id` < 2 OR (`id` = 2 "
@@ -70,13 +71,13 @@ def test_ranges_are_written_out_column_by_column() -> None:
 
 
 def test_beginnings_of_keys_and_all_of_them() -> None:
-    assert _where(THING, 7, Keys(((1,), (2,)))) == ["userid = 7 AND `id` IN (1, 2)"]
-    assert _where(THING, 7, Keys(((1,), ()))) == ["userid = 7"]
-    assert len(_where(THING, 7, Keys(tuple((n,) for n in range(1001))))) == 3
+    assert conditions(THING, 7, Keys(((1,), (2,)))) == ["userid = 7 AND `id` IN (1, 2)"]
+    assert conditions(THING, 7, Keys(((1,), ()))) == ["userid = 7"]
+    assert len(conditions(THING, 7, Keys(tuple((n,) for n in range(1001))))) == 3
 
 
 def test_the_decoders_keys_end_where_it_cannot_be_trusted() -> None:
-    decoder = _Decoder(THING)
+    decoder = Decoder(THING)
     assert decoder.key([7, -1, "a", "??"]) == (2**64 - 1, "a")
     assert decoder.userid([-1, 0, "", ""]) == 2**32 - 1
 

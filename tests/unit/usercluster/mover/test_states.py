@@ -100,10 +100,15 @@ class Rules(RuleBasedStateMachine):
         if not choices:
             return
         allowed = self.is_newest(move)
+        state = choices[to % len(choices)]
+        asked = self.moves.get(move.move_id).ending is not None
         try:
-            self.held[at] = self.moves.advance(move, choices[to % len(choices)], "so")
+            self.held[at] = self.moves.advance(move, state, "so")
         except ClaimLost:
             assert not allowed
+        except EndAsked:
+            assert state == FROZEN
+            assert asked
         else:
             assert allowed
 

@@ -1,0 +1,135 @@
+"""Moving users: how fast rows travel, and how many small users a minute.
+
+The copy is compared with ``mariadb-dump --where | mariadb`` of the same rows between the same
+servers.  Many small users are compared with the plainest way there is: one worker that makes each
+user read-only and copies row by row.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from functools import partial
+
+from sqlalchemy import delete, insert, select, update
+
+import lj_services
+from bench._movers import Bench, site, wait_until_switched, workers
+from bench.harness import Comparison, Contender, Load, Subject
+from lj_services.database import cluster_role
+from lj_services.usercluster.tables import user, user_home
+from tests.support import moving
+
+TITLE = "Moving users: speed"
+SMALL_ROWS = 200
+WORKERS = 4
+
+
+def copy_rate(subject: Subject, rows: int) -> float:
+    """Rows a second from the first to the last chunk of a move."""
+    bench: Bench = subject.value
+    userid = bench.user_of(rows)
+    moved = bench.move(userid)
+    at = {event.state: event.at for event in reversed(bench.worker.moves.events(moved.move_id))}
+    bench.purge(moved)
+    return int(moved.progress["rows"]) / ((at["catching_up"] - at["copying"]) / 1000)
+
+
+def dump_rate(subject: Subject, rows: int) -> float:
+    """Rows a second of ``mariadb-dump --where | mariadb``."""
+    bench: Bench = subject.value
+    userid = bench.user_of(rows)
+    at = moving.home(bench.databases, userid)
+    here, there = bench.servers[at - 1], bench.servers[2 - at]
+    began = time.monotonic()
+    dump = subprocess.Popen(
+        [
+            *("mariadb-dump", "--no-defaults", "-uroot", f"--socket={here.socket}"),
+            *("--no-create-info", "--single-transaction", "--skip-triggers"),
+            *(f"--where=userid={userid}", f"lj_cluster{at}", "note", "tag", "usercounter"),
+        ],
+        stdout=subprocess.PIPE,
+    )
+    load = ["mariadb", "--no-defaults", "-uroot", f"--socket={there.socket}"]
+    subprocess.run([*load, f"lj_cluster{3 - at}"], stdin=dump.stdout, check=True)
+    assert dump.wait() == 0
+    took = time.monotonic() - began
+    with bench.databases.write(cluster_role(3 - at)) as connection:
+        for table in moving.TABLES:
+            connection.execute(delete(table).where(table.c.userid == userid))
+    return rows / took
+
+
+def crowd_by_workers(subject: Subject, users: int) -> float:
+    """Users a minute, by 4 workers, from the first order to the last tombstone."""
+    bench: Bench = subject.value
+    asked = [bench.new_user(SMALL_ROWS) for _ in range(users)]
+    # Purging is not timed here, as the plain way does not delete anything either.
+    with workers(bench, WORKERS, grace_s=3600.0):
+        before = bench.moved
+        began = time.monotonic()
+        for userid in asked:
+            bench.worker.moves.enqueue(userid, 2)
+        wait_until_switched(bench, before + users)
+        took = time.monotonic() - began
+    bench.moved += users
+    assert {moving.home(bench.databases, userid) for userid in asked} == {2}
+    return users / took * 60
+
+
+def crowd_row_by_row(subject: Subject, users: int) -> float:
+    """Users a minute, each read-only for as long as its rows are copied one by one."""
+    bench: Bench = subject.value
+    asked = [bench.new_user(SMALL_ROWS) for _ in range(users)]
+    began = time.monotonic()
+    for userid in asked:
+        bench.users.set_readonly(userid, True)
+        for table in moving.TABLES:
+            with bench.databases.read("cluster1", definitive=True) as source:
+                rows = source.execute(select(table).where(table.c.userid == userid)).mappings()
+                copies = [dict(row) for row in rows]
+            for row in copies:
+                with bench.databases.write("cluster2") as destination:
+                    destination.execute(insert(table).values(**row))
+        with bench.databases.write("cluster2") as destination:
+            destination.execute(
+                insert(user_home).values(userid=userid, state="active", epoch=2, readonly=True)
+            )
+        with bench.databases.write("global") as connection:
+            connection.execute(
+                update(user).where(user.c.userid == userid).values(clusterid=2, epoch=2)
+            )
+        bench.users.set_readonly(userid, False)
+    return users / (time.monotonic() - began) * 60
+
+
+def comparisons(quick: bool) -> Iterator[Comparison]:
+    """Copying; many small users."""
+    ours = Contender("lj users move", lj_services.__version__, site)
+    version = subprocess.run(["mariadb-dump", "--version"], capture_output=True, text=True)
+    theirs = partial(site, False)
+    peer = Contender("mariadb-dump --where | mariadb", version.stdout.split()[2], theirs)
+    rows = 20_000 if quick else 100_000
+    yield Comparison(
+        "Copying",
+        ours=ours,
+        peer=peer,
+        loads=[Load(f"{rows:,} rows", "rows/s", partial(by_name, "copy", count=rows))],
+        goal="at least as fast",
+    )
+    count = 20 if quick else 100
+    yield Comparison(
+        f"Users of {SMALL_ROWS} rows",
+        ours=Contender("4 workers", lj_services.__version__, site),
+        peer=Contender("read-only, row by row, one worker", "", theirs),
+        loads=[Load(f"{count} users", "users/min", partial(by_name, "crowd", count=count))],
+        goal="at least 10 times as many",
+    )
+
+
+def by_name(what: str, subject: Subject, count: int) -> float:
+    """Ours or the peer's way, by which of the two sites it is."""
+    ours = {"copy": copy_rate, "crowd": crowd_by_workers}
+    peers = {"copy": dump_rate, "crowd": crowd_row_by_row}
+    return (ours if subject.value.ours else peers)[what](subject, count)
