@@ -155,9 +155,12 @@ lint-roles: $(VENV)/.test
 test: $(VENV)/.test lint lint-roles ## Everything that CI runs
 	$(BIN)/pytest -n $(PYTEST_JOBS) --dist loadgroup $(PYTEST_ARGS)
 
+# The ledger of moves is long here; `make test` has a short form of it.
+LONG_LEDGER = MOVER_LEDGER_MOVES=$${MOVER_LEDGER_MOVES:-500} MOVER_LEDGER_USERS=$${MOVER_LEDGER_USERS:-200}
+
 .PHONY: faults
 faults: $(VENV)/.test ## Only the tests that kill, cut, fill and lie
-	$(BIN)/pytest -m faults $(PYTEST_ARGS)
+	$(LONG_LEDGER) $(BIN)/pytest -m faults $(PYTEST_ARGS)
 
 .PHONY: bench
 bench: $(VENV)/.test ## Ours beside the real peers; writes docs/benchmarks.md

@@ -2,24 +2,30 @@
 
 Where things are, along the way of one move::
 
-    states.py       the state machine in `global`: claims, leases, the commit point
+    requests.py     what operators ask of moves ...
+    moves.py        ... and workers' claims, leases, the commit point: conditional UPDATEs ...
+    states.py       ... by the rules of the state machine; records.py reads them
     worker.py       takes a move from the table and brings it on; what becomes of errors
-    recovery.py     what is done first with a move that somebody left in whatever state
-    plan.py         both sides compared, room on the destination: before anything changes
-    discovery.py    which tables are the users', found by looking
-    copy.py         rows in the order of the primary key, chunks sized by time
-    feed.py         the source's binary log as dirty keys ...
-    follow.py       ... and how they are worked off
-    passes.py       the same without a binary log: checksums compared and mended
-    verify.py       every chunk's checksum on both sides, before anybody is held up
-    cutover.py      freeze, drain, commit point, tombstone: the few milliseconds
-    numbers.py      numberspaces carried over
-    purge.py        the source's rows after the grace time; or the destination, given up
+    journey.py      the straight way of one move, step by step:
+    recovery.py       what is done first with a move that somebody left in whatever state
+    plan.py           both sides compared, room on the destination: before anything changes
+    copy.py           rows in the order of the primary key, chunks sized by time
+    follow.py         what was written meanwhile is worked off ...
+    passes.py         ... or, without a binary log, checksums are compared and mended
+    verify.py         every chunk's checksum on both sides, before anybody is held up
+    cutover.py        freeze, drain, commit point, tombstone: the few milliseconds
+    numbers.py        numberspaces carried over
+    purge.py          the source's rows after the grace time; or the destination, given up
+    feed.py         the source's binary log as dirty keys; binlog.py what such a log is,
+                    subscription.py what one user has of it, feeds.py those of a worker
     rates.py        what feeds count by the way: how much each user writes, for balancing
 
-and underneath: ``fences.py`` (what may change on a cluster, and under whose claim), ``rows.py``
-with ``rows_server.py`` and ``rows_sqlite.py`` (one user's rows on either engine), ``work.py``
-(what the steps share), ``tables.py``, ``config.py``, ``errors.py``.
+and underneath: ``work.py`` (what the steps share: the claimed move, its records, its lease),
+``fences.py`` (what may change on a cluster, and under whose claim), ``discovery.py`` (which tables
+are the users', found by looking) and ``known.py`` (what is remembered of that), ``rows.py`` with
+``rows_server.py`` and ``rows_sqlite.py`` (one user's rows on either engine; ``schema_server.py``
+and ``literals.py`` belong to the former), ``presence.py`` (a worker among others), ``tables.py``,
+``config.py``, ``errors.py``.
 
 What makes it safe is in three places: the fence (`lj_services.usercluster.fence`) lets one cluster
 accept a user's writes; the commit point (`states`) is one transaction; and every claim is

@@ -38,6 +38,7 @@ from tests.support.mishaps import Crew, Mishaps
 MOVES = int(os.environ.get("MOVER_LEDGER_MOVES", "24"))
 USERS = int(os.environ.get("MOVER_LEDGER_USERS", "8"))
 LONG = MOVES >= 500
+MOVES_A_MISHAP = min(5, MOVES // 6)
 WORKERS = 3
 ROOM_MB = 400
 WRITES_A_SECOND = 100
@@ -116,7 +117,7 @@ def test_every_acknowledged_write_is_there_once(
             mishaps.pass_by()
             if waiting(site) < 3 * WORKERS:
                 orders.give()
-            if orders.asked >= (befallen + 1) * MOVES / (MOVES // 5):
+            if orders.asked >= (befallen + 1) * MOVES_A_MISHAP:
                 mishaps.befall(KINDS[befallen % len(KINDS)])
                 befallen += 1
             time.sleep(chance.uniform(0, 0.1))
