@@ -13,7 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from lj_services.cli.errors import told
-from lj_services.cli.moving import clock, make_worker, print_move, record, rows_done, run_here
+from lj_services.cli.moving import (
+    clock,
+    make_worker,
+    move_of,
+    names,
+    print_move,
+    record,
+    rows_done,
+    run_here,
+)
 from lj_services.cli.output import CommandError, Output, json_option
 from lj_services.cli.site import Site, pass_site
 from lj_services.daemon import ExitCode
@@ -204,7 +213,7 @@ def show(site: Site, move_id: int, as_json: bool) -> None:
     if as_json:
         out.document({**move_of(site, move), **seen, "events": told_of})
         return
-    print_move(out, move, **seen)
+    print_move(out, site, move, **seen)
     out.table(
         ["at", "state", "message"],
         [{**event, "at": clock(event["at"])} for event in told_of],
@@ -227,12 +236,12 @@ def cancel(site: Site, move_id: int, dry_run: bool, as_json: bool) -> None:
     if dry_run:
         if move.state not in BEFORE_COMMIT:
             raise MoveRefused(f"{move} is {move.state}: it can't be cancelled now")
-        print_move(Output(as_json), move)
+        print_move(Output(as_json), site, move)
         return
     move = worker.moves.end(move_id, CANCELLED, "by an operator")
     if not poke(site.databases) and move.owner is None and not worker.presence.others():
         move = run_here(worker, move, None)
-    print_move(Output(as_json), move)
+    print_move(Output(as_json), site, move)
 
 
 @command.command()
@@ -253,7 +262,7 @@ def retry(site: Site, move_id: int, dry_run: bool, as_json: bool) -> None:
     else:
         move = moves.retry(move_id)
         poke(site.databases)
-    print_move(Output(as_json), move)
+    print_move(Output(as_json), site, move)
 
 
 @command.command()
@@ -268,7 +277,7 @@ def priority(site: Site, move_id: int, priority: int, dry_run: bool, as_json: bo
     move = orders.set_priority(site.databases, move_id, priority, dry_run=dry_run)
     if not dry_run:
         poke(site.databases)
-    print_move(Output(as_json), move, priority=priority)
+    print_move(Output(as_json), site, move, priority=priority)
 
 
 @command.command()

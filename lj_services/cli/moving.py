@@ -148,9 +148,14 @@ def record(move: Move, name: str | None) -> dict[str, Any]:
     }
 
 
-def print_move(out: Output, move: Move, **more: Any) -> None:
+def move_of(site: Site, move: Move) -> dict[str, Any]:
+    """As `record`, with the name that `global` knows."""
+    return record(move, names(site, [move]).get(move.userid))
+
+
+def print_move(out: Output, site: Site, move: Move, **more: Any) -> None:
     """Print a move, and what else is known of it; times as people read them."""
-    values = {**record(move), **more}
+    values = {**move_of(site, move), **more}
     if not out.as_json:
         for name in ("created", "switched", "finished"):
             if values[name] is not None:

@@ -145,11 +145,11 @@ def move(
     elif wait:
         done = moving.follow(worker, asked, shown)
     else:
-        moving.print_move(out, asked)
+        moving.print_move(out, site, asked)
         out.say("It is queued for the workers: lj moves shows how far it is, --wait waits.")
         return
     moving.refuse_unsettled(done)
-    moving.print_move(out, done)
+    moving.print_move(out, site, done)
 
 
 def _record(site: Site, user: User) -> dict[str, Any]:

@@ -145,7 +145,10 @@ def test_moves_by_itself_lists_what_is_under_way(site: Site) -> None:
     result = site.lj("moves")
     assert result.exit_code == 0, result.output
     assert "queued" in result.output
-    assert [row["state"] for row in site.json("moves")] == ["queued"]
+    assert [(row["user"], row["state"]) for row in site.json("moves")] == [("u1", "queued")]
+    assert len(site.json("moves", "list", "--user", "u1")) == 1
+    assert site.json("moves", "list", "--user", "#2") == []
+    assert "no user" in site.refused(4, "moves", "list", "--user", "nobody")
     assert "write --json after list" in site.refused(2, "moves", "--json", "list")
     shown = site.lj("moves", "show", "1").output
     assert f"created   {datetime.now(UTC):%Y-%m-}" in shown  # people read no seconds since 1970
