@@ -11,6 +11,7 @@ from lj_services.cli.gearman_check import check
 from lj_services.cli.gearman_clients import dmap, submit, worker
 from lj_services.cli.gearman_gofer import gofer
 from lj_services.cli.gearman_options import server_option
+from lj_services.cli.gearman_top import top
 from lj_services.cli.output import CommandError, Output, json_option
 from lj_services.daemon import ExitCode, HostPort
 from lj_services.gearman.admin_client import AdminClient, AdminRefused
@@ -23,7 +24,7 @@ def command() -> None:
 
 
 command.add_command(serve)
-for _client in (submit, worker, dmap, gofer, check):
+for _client in (top, submit, worker, dmap, gofer, check):
     command.add_command(_client)
 
 

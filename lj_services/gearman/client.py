@@ -116,6 +116,7 @@ class Client:
         unique: bytes | str = b"",
         priority: Priority = Priority.NORMAL,
         run_at_s: int | None = None,
+        run_when: str | None = None,
     ) -> JobHandle:
         """Leave a job with a server and return as soon as it has it.
 
@@ -125,6 +126,7 @@ class Client:
             unique: equal keys of one function are one job while it is queued or runs.
             priority: which of a function's queued jobs are taken first.
             run_at_s: not before this time, in seconds since 1970.
+            run_when: in the next minute that fits; see `Task`.
 
         Raises:
             GearmanError: as of `do`.  After `ConnectionLost` and `TaskTimeout` the server
@@ -137,6 +139,7 @@ class Client:
             unique=unique,
             priority=priority,
             run_at_s=run_at_s,
+            run_when=run_when,
             background=True,
             timeout_s=self._answer_timeout_s,
         )

@@ -34,6 +34,8 @@ def next_time(words: Sequence[bytes], now: float) -> float:
     Raises:
         ValueError: a word is no such number, or there is no such time, as on 31 February.
     """
+    if len(words) != len(FIELDS):
+        raise ValueError("it takes minute, hour, day of the month, month and day of the week")
     minute, hour, day, month, weekday = (
         None if word in ANY else _number(word, *field)
         for word, field in zip(words, FIELDS, strict=True)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from lj_services.daemon import HostPort
 from lj_services.gearman.client_errors import BadTask, GearmanError
 from lj_services.gearman.protocol import MAX_BODY, MAX_FUNCTION, MAX_UNIQUE, PacketType
+from lj_services.gearman.schedule import next_time
 
 ON_PAYLOAD = b"-"
 """The unique key that makes tasks with equal payloads one job."""
@@ -90,6 +91,10 @@ class Task:
     """Return when the server has it; no result comes."""
     run_at_s: int | None = None
     """Not before this time (seconds since 1970); a background task of normal priority only."""
+    run_when: str | None = None
+    """Once, in the next minute that fits: minute, hour, day of the month, month and day of the week
+    (0: Monday), each a number or ``*``, as ``"30 4 * * *"``; in the server's time zone.  A
+    background task of normal priority only; not with gearmand, which does not know it."""
     timeout_s: float | None = None
     """Longest wait for the result from the start of the run, in seconds; None: for ever."""
     retries: int = 0
@@ -147,10 +152,22 @@ class Task:
             raise BadTask(f"a payload of {len(self.payload)} bytes: the limit is {MAX_BODY}")
         if self.retries < 0:
             raise BadTask(f"retries is {self.retries}; it must be 0 or more")
-        if self.run_at_s is not None and not self.background:
+        if self.run_at_s is not None or self.run_when is not None:
+            self._check_time()
+
+    def _check_time(self) -> None:
+        if not self.background:
             raise BadTask("only a background task can be run at a later time")
-        if self.run_at_s is not None and self.priority is not Priority.NORMAL:
+        if self.priority is not Priority.NORMAL:
             raise BadTask("a task that is run at a later time has normal priority")
+        if self.run_when is None:
+            return
+        if self.run_at_s is not None:
+            raise BadTask("give either run_at_s or run_when")
+        try:
+            next_time(self.run_when.encode().split(), 0.0)
+        except ValueError as error:
+            raise BadTask(f"run_when {self.run_when!r}: {error}") from None
 
     @property
     def key(self) -> bytes:
@@ -251,6 +268,9 @@ class Task:
         if self.run_at_s is not None:
             epoch = b"%d" % self.run_at_s
             return PacketType.SUBMIT_JOB_EPOCH, (name, self.unique, epoch, self.payload)
+        if self.run_when is not None:
+            words = tuple(self.run_when.encode().split())
+            return PacketType.SUBMIT_JOB_SCHED, (name, self.unique, *words, self.payload)
         kinds = _BACKGROUND if self.background else _FOREGROUND
         return kinds[self.priority], (name, self.unique, self.payload)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from lj_services.gearman.client import Client
@@ -36,3 +38,24 @@ def test_calls_sets_and_background_jobs(gearman_server: Start) -> None:
             client.submit("keep", str(number))
         wait_for(lambda: len(kept) == 3, "the jobs to be done")
     assert kept == [b"0", b"1", b"2"]
+
+
+def test_jobs_for_later_go_to_a_worker_that_sleeps(gearman_server: Start) -> None:
+    """What gearmand forgets to wake workers for, or does not know."""
+    server = gearman_server()
+    kept: list[bytes] = []
+
+    def keep(job: Job) -> None:
+        kept.append(job.payload)
+
+    worker = Worker([server.address], max_pause_s=0.2)
+    worker.register("keep", keep)
+    with at_work(worker), Client([server.address]) as client:
+        soon = int(time.time()) + 2
+        client.submit("keep", b"at a second", run_at_s=soon)
+        client.submit("keep", b"at once", run_at_s=1)
+        never = client.submit("keep", b"in a year", run_when="0 0 1 1 *")
+        wait_for(lambda: len(kept) == 2, "the jobs to be done")
+        assert kept == [b"at once", b"at a second"]
+        assert time.time() >= soon
+        assert client.status(never).known

@@ -80,6 +80,10 @@ def test_when_all_are_dead_all_are_tried() -> None:
         {"function": "f", "retries": -1},
         {"function": "f", "run_at_s": 1},
         {"function": "f", "run_at_s": 1, "background": True, "priority": Priority.HIGH},
+        {"function": "f", "run_when": "* * * * *"},
+        {"function": "f", "run_when": "60 * * * *", "background": True},
+        {"function": "f", "run_when": "* * *", "background": True},
+        {"function": "f", "run_when": "* * * * *", "run_at_s": 1, "background": True},
         {"function": "f", "payload": b"x" * (64 << 20)},
     ],
 )
@@ -103,6 +107,14 @@ def test_which_packet_submits_a_task(options: dict[str, object], kind: PacketTyp
     asked, args = task.submit_packet()
     assert asked is kind
     assert args == ((b"f", b"u", b"9", b"p") if "run_at_s" in options else (b"f", b"u", b"p"))
+
+
+def test_a_task_for_a_minute_of_the_day() -> None:
+    task = Task(function="f", payload=b"p", background=True, run_when="30 4 * * *")
+    assert task.submit_packet() == (
+        PacketType.SUBMIT_JOB_SCHED,
+        (b"f", b"", b"30", b"4", b"*", b"*", b"*", b"p"),
+    )
 
 
 def test_the_first_outcome_stays() -> None:

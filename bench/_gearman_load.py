@@ -9,6 +9,8 @@ from __future__ import annotations
 import select
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -298,3 +300,56 @@ def ask(port: int, line: bytes, end: bytes = b"\n") -> bytes:
         while not answer.endswith(end):
             answer += received(connected)
         return answer
+
+
+def echo_beside_large_ms(port: int, *, size: int, times: int, share: float = 0.99) -> float:
+    """How long `share` of the echoes take at most while large jobs are done, in ms.
+
+    Args:
+        port: of the server.
+        size: bytes of each job's data, and of its result.
+        times: jobs, one after the other.
+        share: of the echoes.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", __name__, str(port), str(size), str(times)], stdout=subprocess.PIPE
+    )
+    trips_s = []
+    echo = packet(16, b"x")
+    with connect(port) as connected:
+        while process.poll() is None:
+            started = time.perf_counter()
+            connected.sendall(echo)
+            received(connected)
+            trips_s.append(time.perf_counter() - started)
+            time.sleep(0.002)
+    if process.returncode:
+        raise RuntimeError("the large jobs were not done")
+    trips_s.sort()
+    return trips_s[int(len(trips_s) * share)] * 1000
+
+
+def do_large(port: int, size: int, times: int) -> None:
+    """Submit large jobs, and do them, one after the other."""
+    data = bytes(size)
+    with connect(port) as client, connect(port) as worker:
+        worker.sendall(packet(CAN_DO, b"large"))
+        for _ in range(times):
+            client.sendall(packet(SUBMIT, b"large", b"", data))
+            read_packet(client)
+            worker.sendall(GRAB_PACKET)
+            handle = read_packet(worker).partition(b"\0")[0]
+            worker.sendall(packet(COMPLETE, handle, data))
+            read_packet(client)
+
+
+def read_packet(connected: socket.socket) -> bytes:
+    """The body of the next packet, from a connection that has nothing else to say."""
+    data = bytearray()
+    while len(data) < 12 or len(data) < 12 + PARTS.unpack_from(data, 4)[1]:
+        data += received(connected)
+    return bytes(data[12:])
+
+
+if __name__ == "__main__":
+    do_large(*map(int, sys.argv[1:]))
