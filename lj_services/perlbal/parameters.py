@@ -63,6 +63,7 @@ class Parameters:
     queue_relief_size: int
     queue_timeout: int
     reproxy_cache_maxsize: int
+    reproxy_prefixes: tuple[str, ...]
     role: str
     server_process: Path | None
     server_tokens: bool

@@ -339,6 +339,15 @@ _ALL = (
         own=True,
     ),
     Tunable(
+        "reproxy_prefixes",
+        WORDS,
+        (),
+        "what nodes may name: /folder for files below it, http://host:port/path for URLs; "
+        "unset: anything",
+        _PROXY,
+        own=True,
+    ),
+    Tunable(
         "queue_max_size",
         INT,
         0,

@@ -4,5 +4,7 @@
 - ``queues.py``: requests that wait
 - ``exchange.py``: one request on its way
 - ``backend.py``: one connection to a node
+- ``reproxy.py``: responses that name a file, URLs or a service instead
+- ``fetching.py``: URLs, and connections to their servers; ``reproxy_cache.py`` remembers them
 - ``headers.py``: what is passed on of heads
 """

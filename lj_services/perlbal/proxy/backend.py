@@ -27,7 +27,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from lj_services.perlbal.http.chunked import LAST_CHUNK, ChunkDecoder, chunk
 from lj_services.perlbal.http.errors import BadMessage
@@ -41,9 +41,11 @@ from lj_services.perlbal.http.head import (
 from lj_services.perlbal.proxy.headers import head_for_client
 
 if TYPE_CHECKING:
+    from lj_services.perlbal.balancer import Balancer
     from lj_services.perlbal.nodes import Node
+    from lj_services.perlbal.parameters import Parameters
     from lj_services.perlbal.proxy.exchange import Exchange
-    from lj_services.perlbal.proxy.role import ProxyRole
+    from lj_services.perlbal.service import Service
 
 UNVERIFIED_S: Final = 60.0
 EXPIRY_MARGIN_S: Final = 2.0
@@ -51,6 +53,52 @@ EXPIRY_MARGIN_S: Final = 2.0
 _TIMEOUT = re.compile(rb"timeout=(\d{1,6})")
 
 log = logging.getLogger(__name__)
+
+
+class Owner(Protocol):
+    """Whose connections these are: it opens them, and decides what each does next."""
+
+    service: Service
+    balancer: Balancer
+    parameters: Parameters
+    generation: int
+    special: bool
+    """Whether `take_response` is to be asked."""
+
+    def request_backend(self, exchange: Exchange) -> None:
+        """Find a connection for a request."""
+
+    def abandon(self, exchange: Exchange) -> None:
+        """The client is gone."""
+
+    def connected(self, backend: Backend) -> None:
+        """The connection has been made."""
+
+    def connect_failed(self, backend: Backend, why: str) -> None:
+        """It has not, or nobody is there."""
+
+    def free(self, backend: Backend) -> None:
+        """It can take a request."""
+
+    def forget(self, backend: Backend) -> None:
+        """It is gone."""
+
+    def spawn(self) -> None:
+        """Open others if they are wanted."""
+
+    def take_response(
+        self, exchange: Exchange, backend: Backend, response: ResponseHead, rest: bytes
+    ) -> bool:
+        """Look at a response before it is passed on; whether it is taken care of."""
+
+    def lost(self, exchange: Exchange, backend: Backend) -> None:
+        """It has ended before the response began."""
+
+    def garbage(self, exchange: Exchange, backend: Backend, why: str) -> None:
+        """The response is none."""
+
+    def ended(self, exchange: Exchange) -> None:
+        """The request is through, one way or the other."""
 
 
 class Backend(asyncio.Protocol):
@@ -79,7 +127,7 @@ class Backend(asyncio.Protocol):
 
     kind = "Perlbal::BackendHTTP"
 
-    def __init__(self, role: ProxyRole, node: Node, now: float) -> None:
+    def __init__(self, role: Owner, node: Node, now: float) -> None:
         self.role = role
         self.node = node
         self.created = self.last_input = now
@@ -335,6 +383,24 @@ class Backend(asyncio.Protocol):
             self.role.free(self)
         else:
             self.close()
+
+    def drop(self, rest: bytes) -> None:
+        """Take the request away; what still comes of the response is not wanted.
+
+        Args:
+            rest: what has come behind the response's head.
+        """
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.backend = None
+        response, self._response = self._response, None
+        self._chunks = None
+        self.state = "bored"
+        whole = response is not None and response.length == len(rest)
+        if whole and self._reusable:
+            self.role.free(self)
+        else:
+            self.abort()
 
     def _upgrade(self, exchange: Exchange, response: ResponseHead, rest: bytes) -> None:
         """From now on it is the two sides' protocol, and passed on as it is."""

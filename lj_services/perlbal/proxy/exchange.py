@@ -21,8 +21,7 @@ from lj_services.perlbal.proxy.headers import head_for_node, lines_for_node
 from lj_services.perlbal.proxy.queues import Priority
 
 if TYPE_CHECKING:
-    from lj_services.perlbal.proxy.backend import Backend
-    from lj_services.perlbal.proxy.role import ProxyRole
+    from lj_services.perlbal.proxy.backend import Backend, Owner
 
 SAFE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
 MOST_TRIES: Final = 3
@@ -61,7 +60,7 @@ class Exchange:
 
     has_file = False
 
-    def __init__(self, client: ClientConnection, role: ProxyRole) -> None:
+    def __init__(self, client: ClientConnection, role: Owner) -> None:
         self.client = client
         self.request: RequestHead = client.request
         self.role = role

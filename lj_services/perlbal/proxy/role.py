@@ -25,9 +25,12 @@ from typing import TYPE_CHECKING, Final
 
 from lj_services.perlbal.errors import CommandError
 from lj_services.perlbal.nodes import Node
+from lj_services.perlbal.proxy import reproxy
 from lj_services.perlbal.proxy.backend import Backend
 from lj_services.perlbal.proxy.exchange import Exchange
+from lj_services.perlbal.proxy.fetching import Reproxier
 from lj_services.perlbal.proxy.queues import Priority, Queues
+from lj_services.perlbal.proxy.reproxy_cache import Cache
 from lj_services.perlbal.service import BaseRole, Service
 
 if TYPE_CHECKING:
@@ -60,6 +63,8 @@ class ProxyRole(BaseRole):
         self.bored: list[Backend] = []
         self.pending: set[Backend] = set()
         self.generation = 0
+        self.reproxier = Reproxier(self)
+        self.cache = Cache()
         self.special = False
         """Whether responses must be looked at before they are passed on."""
         self._pending_by_node: Counter[Node] = Counter()
@@ -81,6 +86,8 @@ class ProxyRole(BaseRole):
         client.buffer_up_to(self.parameters.buffer_size)
         hooks = self.service.hooks
         if "start_proxy_request" in hooks and hooks.run("start_proxy_request", client):
+            return
+        if self.cache.most and reproxy.from_cache(self, client):
             return
         if self.parameters.high_priority_cookie and self._has_cookie(client):
             exchange.priority = Priority.HIGH
@@ -283,21 +290,21 @@ class ProxyRole(BaseRole):
         if "backend_response_received" in hooks and hooks.run(
             "backend_response_received", exchange, response
         ):
-            self.drop_response(exchange, backend)
+            backend.drop(rest)
             return True
-        if response.status == 500 and self._retry_error(exchange, backend):
+        if response.status == 500 and self._retry_error(exchange, backend, rest):
+            return True
+        if self.parameters.enable_reproxy and reproxy.wanted(response):
+            if "modify_response_headers" in hooks:
+                hooks.run_all("modify_response_headers", exchange.client, response)
+            backend.drop(rest)
+            reproxy.take(self, exchange, response)
             return True
         if "modify_response_headers" in hooks:
             hooks.run_all("modify_response_headers", exchange.client, response)
         return False
 
-    def drop_response(self, exchange: Exchange, backend: Backend) -> None:
-        """Take a connection away from a request; what it still sends is not wanted."""
-        backend.exchange = exchange.backend = None
-        backend.state = "bored"
-        backend.abort()
-
-    def _retry_error(self, exchange: Exchange, backend: Backend) -> bool:
+    def _retry_error(self, exchange: Exchange, backend: Backend, rest: bytes) -> bool:
         """Ask again after 500, if that is wanted and there is a try left."""
         schedule = self.parameters.error_retry_schedule
         request = exchange.request
@@ -311,7 +318,7 @@ class ProxyRole(BaseRole):
         pause = schedule[exchange.error_tries]
         exchange.error_tries += 1
         exchange.tries = 0
-        self.drop_response(exchange, backend)
+        backend.drop(rest)
         asyncio.get_running_loop().call_later(pause, self._ask_again, exchange)
         return True
 
@@ -333,6 +340,8 @@ class ProxyRole(BaseRole):
             or "backend_response_received" in hooks
             or "modify_response_headers" in hooks
         )
+        self.cache.most = parameters.reproxy_cache_maxsize
+        self.cache.trim()
         if key == "pool":
             self.generation += 1
             self._pool_generation = -1
@@ -364,6 +373,7 @@ class ProxyRole(BaseRole):
         for backend in [b for b in self.bored if not self._keep(b, now)]:
             backend.close()
             self.bored.remove(backend)
+        self.reproxier.tick(now)
         self.spawn()
 
     @property
@@ -397,12 +407,13 @@ class ProxyRole(BaseRole):
         self._closed = True
         for backend in list(self.backends):
             backend.abort()
+        self.reproxier.close()
 
     # -- for the console ----------------------------------------------------------
 
     def reproxying(self) -> Counter[str]:
         """Connections to URLs that nodes have named, by address."""
-        return Counter()
+        return self.reproxier.figures()
 
     def describe(self) -> list[str]:
         """Queues, connections and nodes."""
@@ -411,6 +422,12 @@ class ProxyRole(BaseRole):
         for backend in sorted(self.pending, key=lambda each: each.node.name):
             age = now - backend.created
             lines.append(f"   {backend.node.name} - {backend.state} - {age:.0f}s")
+        if self.cache.most:
+            requests = max(self.service.requests, 1)
+            share = len(self.cache) / self.cache.most
+            lines.append(f"    cache size: {len(self.cache)}/{self.cache.most} ({share:.2%})")
+            lines.append(f"    cache hits: {self.cache.hits}")
+            lines.append(f"cache hit rate: {self.cache.hits / requests:.2%}")
         lines.append(f" connect-ahead: {len(self.bored)}/{self.parameters.connect_ahead}")
         pool = self.pool
         if pool is not None:
