@@ -20,6 +20,12 @@ backend_response_received      exchange, response          the response was take
 modify_response_headers        client, response            (not asked for)
 start_send_file                client                      answered: the file is not sent
 start_file_reproxy             client, path                answered
+static_get_poststat_pre_send   client, modified            answered: the file, changed at that
+                                                           second, is not sent
+static_get_poststat_file_...   client                      answered: there is no such file
+  missing
+concat_get_poststat_pre_send   client, modified            the same as the first of them, for
+                                                           several files at once
 select_service                 client                      (not a truth value:) the `Service`
                                                            that takes the request, or None
 end_proxy_request              exchange                    (not asked for)
@@ -51,6 +57,9 @@ POINTS: Final = frozenset(
         "modify_response_headers",
         "start_file_reproxy",
         "start_send_file",
+        "static_get_poststat_pre_send",
+        "static_get_poststat_file_missing",
+        "concat_get_poststat_pre_send",
         "select_service",
         "end_proxy_request",
     }

@@ -7,9 +7,11 @@ are the table's.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from lj_services.perlbal.tunables import TUNABLES
+from lj_services.perlbal.tunables import TUNABLES, Tunable
 from lj_services.perlbal.values import Listen, Network
 
 
@@ -78,6 +80,10 @@ class Parameters:
     verify_backend: bool
     verify_backend_path: str
 
-    def __init__(self) -> None:
-        for tunable in TUNABLES.values():
+    def __init__(self, tunables: Mapping[str, Tunable] = TUNABLES) -> None:
+        for tunable in tunables.values():
             setattr(self, tunable.name, tunable.default)
+
+    def __getitem__(self, name: str) -> Any:
+        """The value of a parameter that a plug-in has added."""
+        return getattr(self, name)

@@ -70,6 +70,39 @@ class Plugin:
         return []
 
 
+def service_meant(balancer: Balancer, command: Command, name: str = "") -> Service:
+    """The service that a plug-in's command is about: `name`, or the one created or used last.
+
+    Raises:
+        CommandError: there is none, or none was named.
+    """
+    name = name or command.context.last_created
+    if not name:
+        raise CommandError(
+            "No service name in context from CREATE SERVICE <name> or USE <service_name>"
+        )
+    return balancer.service(name)
+
+
+def regexp(text: str) -> re.Pattern[bytes]:
+    """A regular expression that an operator has written, for bytes of requests.
+
+    Raises:
+        CommandError: it is none.
+    """
+    try:
+        return re.compile(text.encode())
+    except re.error as error:
+        raise CommandError(f"invalid regular expression: '{text}': {error}") from None
+
+
+def put(lines: list[bytes], name: bytes, value: bytes) -> None:
+    """Put a field into a head's lines in place of all that have its name."""
+    wanted = name.lower()
+    lines[:] = [line for line in lines if line.partition(b":")[0].lower() != wanted]
+    lines.append(b"%b: %b" % (name, value))
+
+
 def find(name: str, folders: tuple[Path, ...] = ()) -> Plugin:
     """The plug-in called `name`.
 

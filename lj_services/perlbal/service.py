@@ -102,7 +102,7 @@ class Service:
     def __init__(self, name: str, balancer: Balancer) -> None:
         self.name = name
         self.balancer = balancer
-        self.parameters = Parameters()
+        self.parameters = Parameters(balancer.tunables)
         self.hooks = Hooks()
         self.extra: dict[str, Any] = {}
         self.plugins: list[Plugin] = []

@@ -25,12 +25,12 @@ Source: Perlbal::Plugin::Vhosts of Perlbal 1.80.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lj_services.perlbal.errors import CommandError
 from lj_services.perlbal.language import Command
 from lj_services.perlbal.plugin import Plugin
+from lj_services.perlbal.plugins import _hosts
 
 if TYPE_CHECKING:
     from lj_services.perlbal.balancer import Balancer
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 _VHOST = re.compile(r"vhost (?:(\w+) )?(\S+) ?= ?(\w+)")
 _USING = re.compile(rb"/__using/([\w.-]+)(?=/|\Z)")
-_PORT = re.compile(r":\d*$")
 
 
 class Vhosts(Plugin):
@@ -87,26 +86,15 @@ class Vhosts(Plugin):
     def _select(self, client: ClientConnection) -> Service | None:
         hosts = self._maps.get(client.service, {})
         request = client.request
-        host = _PORT.sub("", request.host.decode("latin-1").lower()).rstrip(".")
         using = _USING.match(request.target)
         if using is not None:
-            name = hosts.get(f"{host};using:{using[1].decode().lower()}", "")
+            host = _hosts.bare(request.host)
+            name = hosts.get(f"{host};using:{using[1].decode().lower()}")
             if name in client.balancer.services:
                 request.set(b"Host", using[1])
-            return client.balancer.services.get(name)
-        for pattern in _patterns(host):
-            if pattern in hosts:
-                return client.balancer.services.get(hosts[pattern])
-        return None
-
-
-def _patterns(host: str) -> Iterator[str]:
-    """What a host may be written as, the most particular first."""
-    yield host
-    labels = host.split(".")
-    for start in range(len(labels)):
-        yield "*." + ".".join(labels[start:])
-    yield "*"
+        else:
+            name = _hosts.find(request.host, hosts)
+        return None if name is None else client.balancer.services.get(name)
 
 
 plugin = Vhosts()

@@ -33,10 +33,21 @@ class Document:
         shown: the same as HTTP writes it.
         folder: whether it is one.
         content: of a small file; None of others.
+        start: of a file without `content`: what is sent in place of its first bytes.
         fields: Content-Type, Last-Modified and Accept-Ranges, as they are sent.
     """
 
-    __slots__ = ("content", "fields", "folder", "modified", "path", "shown", "size", "stamp")
+    __slots__ = (
+        "content",
+        "fields",
+        "folder",
+        "modified",
+        "path",
+        "shown",
+        "size",
+        "stamp",
+        "start",
+    )
 
     def __init__(self, path: str, status: os.stat_result, content: bytes | None) -> None:
         self.path = path
@@ -45,6 +56,7 @@ class Document:
         self.shown = formatdate(self.modified, usegmt=True).encode()
         self.folder = stat.S_ISDIR(status.st_mode)
         self.content = content
+        self.start = b""
         self.stamp: Stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
         self.fields = b"Content-Type: %b\r\nLast-Modified: %b\r\nAccept-Ranges: bytes\r\n" % (
             type_of(path).encode(),

@@ -30,13 +30,17 @@ T = TypeVar("T")
 
 
 class WebServerRole(BaseRole):
-    """A service that answers with files of its ``docroot``."""
+    """A service that answers with files of its ``docroot``.
+
+    Attributes:
+        folder: the docroot, resolved.
+    """
 
     def __init__(self, service: Service) -> None:
         super().__init__(service)
         self.parameters = service.parameters
         self._documents = Documents()
-        self._folder = Path("/nonexistent")
+        self.folder = Path("/nonexistent")
 
     def check(self) -> None:
         """Refuse to be enabled without a folder."""
@@ -47,7 +51,7 @@ class WebServerRole(BaseRole):
     def changed(self, key: str) -> None:
         """Forget what was in another folder."""
         if key in ("docroot", "index_files") and self.parameters.docroot is not None:
-            self._folder = self.parameters.docroot.resolve()
+            self.folder = self.parameters.docroot.resolve()
             self._documents.clear()
 
     def describe(self) -> list[str]:
@@ -93,7 +97,7 @@ class WebServerRole(BaseRole):
             client.error(403)
             return
         names = self.parameters.index_files if path.endswith("/") or not path else ()
-        folder = self._folder
+        folder = self.folder
 
         def look() -> Document:
             document = documents.read(folder, path)
@@ -111,10 +115,15 @@ class WebServerRole(BaseRole):
                 self._documents.keep(target, document)
                 self.send(client, document)
 
-        self._in_thread(client, look, then)
+        self.in_thread(client, look, then)
 
     def send(self, client: ClientConnection, document: Document) -> None:
         """Send a file, or the part of it that the client wants."""
+        hooks = self.service.hooks
+        if "static_get_poststat_pre_send" in hooks and hooks.run(
+            "static_get_poststat_pre_send", client, document.modified
+        ):
+            return
         request = client.request
         fields = request.fields
         since = fields.get(b"if-modified-since")
@@ -162,7 +171,7 @@ class WebServerRole(BaseRole):
             return
         try:
             # What has just been looked at is in the system's memory: this does not wait.
-            fd = open_below(self._folder, os.path.relpath(document.path, self._folder))
+            fd = open_below(self.folder, os.path.relpath(document.path, self.folder))
         except (OSError, Outside):
             client.error(404)
             return
@@ -170,7 +179,9 @@ class WebServerRole(BaseRole):
             os.close(fd)
             client.error(503, "The file is being written.")
             return
-        FileSender(client, fd, first, size).start(self._head(client, status, fields, size))
+        head = self._head(client, status, fields, size)
+        start = document.start[first : first + size]
+        FileSender(client, fd, first + len(start), size - len(start)).start(head + start)
 
     def _head(
         self, client: ClientConnection, status: bytes, fields: bytes, size: int | None
@@ -207,7 +218,7 @@ class WebServerRole(BaseRole):
             client.error(403, "Directory listing disabled.")
         else:
             kind = ("Content-Type", "text/html; charset=utf-8")
-            self._in_thread(
+            self.in_thread(
                 client,
                 lambda: listing.page(document.path, "/" + path),
                 lambda page: client.answer(200, (kind,), page),
@@ -225,6 +236,11 @@ class WebServerRole(BaseRole):
 
         def then(read: tuple[bytes, str, int]) -> None:
             content, kind, newest = read
+            hooks = self.service.hooks
+            if "concat_get_poststat_pre_send" in hooks and hooks.run(
+                "concat_get_poststat_pre_send", client, newest
+            ):
+                return
             shown = formatdate(newest, usegmt=True)
             since = client.request.fields.get(b"if-modified-since")
             fields = (("Content-Type", kind), ("Last-Modified", shown))
@@ -233,7 +249,7 @@ class WebServerRole(BaseRole):
             else:
                 client.answer(200, fields, content)
 
-        self._in_thread(client, lambda: concat.read(self._folder, names), then)
+        self.in_thread(client, lambda: concat.read(self.folder, names), then)
 
     # -- PUT and DELETE -----------------------------------------------------------
 
@@ -251,7 +267,7 @@ class WebServerRole(BaseRole):
             md5 = client.request.fields.get(b"content-md5", b"")
             client.exchange = upload = storing.Upload(
                 client,
-                self._folder,
+                self.folder,
                 path,
                 self.parameters.min_put_directory,
                 md5 if self.parameters.enable_md5 else b"",
@@ -262,9 +278,9 @@ class WebServerRole(BaseRole):
     def _delete(self, client: ClientConnection) -> None:
         path = self._stored_path(client)
         if path is not None:
-            self._in_thread(
+            self.in_thread(
                 client,
-                lambda: storing.remove(self._folder, path),
+                lambda: storing.remove(self.folder, path),
                 lambda status: client.error(status) if status >= 400 else client.answer(status),
             )
 
@@ -283,7 +299,7 @@ class WebServerRole(BaseRole):
 
     # -- threads ------------------------------------------------------------------
 
-    def _in_thread(
+    def in_thread(
         self, client: ClientConnection, work: Callable[[], T], then: Callable[[T], Any]
     ) -> None:
         """Do what may wait for the disk, and go on with what came of it."""
@@ -298,7 +314,7 @@ class WebServerRole(BaseRole):
             try:
                 result = future.result()
             except (FileNotFoundError, NotADirectoryError):
-                client.error(404)
+                self._missing(client)
             except (PermissionError, Outside):
                 client.error(403)
             except concat.BadConcat as error:
@@ -309,6 +325,12 @@ class WebServerRole(BaseRole):
                 then(result)
 
         future.add_done_callback(done)
+
+    def _missing(self, client: ClientConnection) -> None:
+        hooks = self.service.hooks
+        point = "static_get_poststat_file_missing"
+        if point not in hooks or not hooks.run(point, client):
+            client.error(404)
 
 
 class _Waiting:
