@@ -247,7 +247,9 @@ class ClientConnection(asyncio.Protocol):
 
     def _start(self, service: Service) -> None:
         service.requests += 1
-        if "start_http_request" in service.hooks and service.hooks.run("start_http_request", self):
+        if "start_http_request" in service.hooks.by_point and service.hooks.run(
+            "start_http_request", self
+        ):
             return
         if service.role is None:
             self.error(503)

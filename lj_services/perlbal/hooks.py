@@ -70,7 +70,8 @@ class Hooks:
     """What plug-ins have registered for one service."""
 
     def __init__(self) -> None:
-        self._by_point: dict[str, list[tuple[str, Hook]]] = {}
+        self.by_point: dict[str, list[tuple[str, Hook]]] = {}
+        """Who waits where; asked directly where every request comes by."""
 
     def register(self, plugin: str, point: str, hook: Hook) -> None:
         """Have `hook` called at `point`.
@@ -80,33 +81,33 @@ class Hooks:
         """
         if point not in POINTS:
             raise ValueError(f"no hook point {point!r}; there are {', '.join(sorted(POINTS))}")
-        self._by_point.setdefault(point, []).append((plugin, hook))
+        self.by_point.setdefault(point, []).append((plugin, hook))
 
     def unregister(self, plugin: str) -> None:
         """Forget everything that a plug-in has registered."""
-        for point, entries in list(self._by_point.items()):
+        for point, entries in list(self.by_point.items()):
             kept = [entry for entry in entries if entry[0] != plugin]
             if kept:
-                self._by_point[point] = kept
+                self.by_point[point] = kept
             else:
-                del self._by_point[point]
+                del self.by_point[point]
 
     def __contains__(self, point: str) -> bool:
         """Whether anybody waits at `point`: what is asked first, as it costs next to nothing."""
-        return point in self._by_point
+        return point in self.by_point
 
     def run(self, point: str, *arguments: Any) -> bool:
         """Call what waits at `point` until one returns a true value; returns whether one did."""
-        return any(hook(*arguments) for _plugin, hook in self._by_point.get(point, ()))
+        return any(hook(*arguments) for _plugin, hook in self.by_point.get(point, ()))
 
     def ask(self, point: str, *arguments: Any) -> Any:
         """The first true value that something that waits at `point` returns, or None."""
-        for _plugin, hook in self._by_point.get(point, ()):
+        for _plugin, hook in self.by_point.get(point, ()):
             if (answer := hook(*arguments)) is not None:
                 return answer
         return None
 
     def run_all(self, point: str, *arguments: Any) -> None:
         """Call everything that waits at `point`."""
-        for _plugin, hook in self._by_point.get(point, ()):
+        for _plugin, hook in self.by_point.get(point, ()):
             hook(*arguments)

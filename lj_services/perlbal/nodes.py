@@ -17,8 +17,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections import deque
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 SHORTEST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 16.0
@@ -26,8 +25,7 @@ CODES_KEPT: Final = 500
 """How many response codes `nodes` on the console counts."""
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(NamedTuple):
     """Where a node listens."""
 
     ip: str

@@ -135,7 +135,7 @@ class Exchange:
         client = self.client
         service = self.role.service
         lines = lines_for_node(client, self.request, service)
-        if "backend_client_assigned" in service.hooks and service.hooks.run(
+        if "backend_client_assigned" in service.hooks.by_point and service.hooks.run(
             "backend_client_assigned", self, lines
         ):
             return None

@@ -63,6 +63,8 @@ class ProxyRole(BaseRole):
         self.bored: list[Backend] = []
         self.pending: set[Backend] = set()
         self.generation = 0
+        self.pool: Pool | None = None
+        """The pool that the service uses."""
         self.reproxier = Reproxier(self)
         self.cache = Cache()
         self.special = False
@@ -70,11 +72,6 @@ class ProxyRole(BaseRole):
         self._pending_by_node: Counter[Node] = Counter()
         self._pool_generation = -1
         self._closed = False
-
-    @property
-    def pool(self) -> Pool | None:
-        """The pool that the service uses."""
-        return self.balancer.pools.get(self.parameters.pool)
 
     # -- requests -----------------------------------------------------------------
 
@@ -85,15 +82,16 @@ class ProxyRole(BaseRole):
         client.exchange = exchange
         client.buffer_up_to(self.parameters.buffer_size)
         hooks = self.service.hooks
-        if "start_proxy_request" in hooks and hooks.run("start_proxy_request", client):
+        waiting = hooks.by_point
+        if "start_proxy_request" in waiting and hooks.run("start_proxy_request", client):
             return
         if self.cache.most and reproxy.from_cache(self, client):
             return
         if self.parameters.high_priority_cookie and self._has_cookie(client):
             exchange.priority = Priority.HIGH
-        if "make_high_priority" in hooks and hooks.run("make_high_priority", client):
+        if "make_high_priority" in waiting and hooks.run("make_high_priority", client):
             exchange.priority = Priority.HIGH
-        if "make_low_priority" in hooks and hooks.run("make_low_priority", client):
+        if "make_low_priority" in waiting and hooks.run("make_low_priority", client):
             exchange.priority = Priority.LOW
         if client.body_complete:
             exchange.ask()
@@ -110,17 +108,14 @@ class ProxyRole(BaseRole):
     def request_backend(self, exchange: Exchange) -> None:
         """Find a connection for a request, or let it wait for one."""
         hooks = self.service.hooks
-        if "proxy_read_request" in hooks and hooks.run("proxy_read_request", exchange):
+        if "proxy_read_request" in hooks.by_point and hooks.run("proxy_read_request", exchange):
             return
         exchange.asked_at = now = self.balancer.now
         bored = self.bored
         while bored:
             backend = bored.pop()
             if backend.fit(now):
-                pool = self.pool
-                if pool is not None:
-                    pool.used[backend.node.address] += 1
-                backend.assign(exchange)
+                self._assign(backend, exchange)
                 if self.parameters.connect_ahead:
                     self.spawn()
                 return
@@ -131,6 +126,11 @@ class ProxyRole(BaseRole):
             return
         self.queues.push(exchange)
         self.spawn()
+
+    def _assign(self, backend: Backend, exchange: Exchange) -> None:
+        if self.pool is not None:
+            self.pool.used[backend.node.address] += 1
+        backend.assign(exchange)
 
     def abandon(self, exchange: Exchange) -> None:
         """The client is gone."""
@@ -147,7 +147,7 @@ class ProxyRole(BaseRole):
     def ended(self, exchange: Exchange) -> None:
         """The request is through, one way or the other."""
         hooks = self.service.hooks
-        if "end_proxy_request" in hooks:
+        if "end_proxy_request" in hooks.by_point:
             hooks.run_all("end_proxy_request", exchange)
 
     # -- connections --------------------------------------------------------------
@@ -226,10 +226,7 @@ class ProxyRole(BaseRole):
             return
         exchange = self.queues.pop()
         if exchange is not None:
-            pool = self.pool
-            if pool is not None:
-                pool.used[backend.node.address] += 1
-            backend.assign(exchange)
+            self._assign(backend, exchange)
             if len(self.queues):
                 self.spawn()
             return
@@ -343,6 +340,7 @@ class ProxyRole(BaseRole):
         self.cache.most = parameters.reproxy_cache_maxsize
         self.cache.trim()
         if key == "pool":
+            self.pool = self.balancer.pools.get(parameters.pool)
             self.generation += 1
             self._pool_generation = -1
         if key in ("pool", "connect_ahead", "enabled"):

@@ -1,0 +1,262 @@
+"""The balancer beside Debian's Perlbal (with IO::AIO and XS headers), HAProxy and nginx.
+
+wrk asks for a file of nginx, through the balancer; or of the balancer itself.  The balancer
+has the first core, wrk and nginx behind it have the others; so what counts on a machine of two
+cores is the last column, requests by second of the balancer's CPU time.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+import psutil
+
+import lj_services
+from bench.harness import Comparison, Contender, Load, Subject
+
+TITLE = "Load balancer"
+
+CORES = sorted(os.sched_getaffinity(0))
+MIB = 1 << 20
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_it_answers(port: int) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+@contextmanager
+def _running(argv: list[str], port: int, cores: list[int]) -> Iterator[int]:
+    """A server on these cores for the length of the block; gives the pid that does the work."""
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        psutil.Process(process.pid).cpu_affinity(cores)
+        _wait_until_it_answers(port)
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+_NGINX = """
+worker_processes 1; daemon off; master_process off;
+pid {folder}/nginx.pid; error_log {folder}/error.log;
+events {{ worker_connections 8192; }}
+http {{
+  access_log off; sendfile on; keepalive_requests 100000000; keepalive_timeout 300;
+  client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
+  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+  server {{ listen 127.0.0.1:{port} backlog=2048; root {root}; }}
+}}
+"""
+
+_PERLBAL = """
+{extra}
+CREATE POOL p
+  POOL p ADD 127.0.0.1:{node}
+CREATE SERVICE web
+  SET role = reverse_proxy
+  SET pool = p
+  SET listen = 127.0.0.1:{port}
+  SET persist_client = on
+  SET persist_backend = on
+  SET backend_persist_cache = 1000
+{settings}
+ENABLE web
+"""
+
+_FILES = """
+CREATE SERVICE web
+  SET role = web_server
+  SET docroot = {root}
+  SET listen = 127.0.0.1:{port}
+  SET persist_client = on
+ENABLE web
+"""
+
+_HAPROXY = """
+global
+  nbthread 1
+  maxconn 8000
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+frontend f
+  bind 127.0.0.1:{port}
+  default_backend b
+backend b
+  http-reuse always
+  server s 127.0.0.1:{node}
+"""
+
+Words = Callable[[Path], list[str]]
+
+
+def _lj(file: Path) -> list[str]:
+    lj = str(Path(sys.executable).parent / "lj")
+    return [lj, "perlbal", "serve", "--config", str(file), "--listen", "127.0.0.1:0"]
+
+
+def _perlbal(file: Path) -> list[str]:
+    return ["perlbal", f"--config={file}"]
+
+
+def _haproxy(file: Path) -> list[str]:
+    return ["haproxy", "-db", "-f", str(file)]
+
+
+def _nginx(file: Path) -> list[str]:
+    return ["nginx", "-c", str(file)]
+
+
+@contextmanager
+def contender(text: str, words: Words, settings: str = "", extra: str = "") -> Iterator[Subject]:
+    """A balancer or web server, with nginx behind it."""
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        folder.chmod(0o755)
+        root = folder / "files"
+        root.mkdir()
+        (root / "1k").write_bytes(b"x" * 1024)
+        (root / "10m").write_bytes(os.urandom(10 * MIB))
+        node, port = _free_port(), _free_port()
+        others = CORES[1:] or CORES
+        behind = folder / "behind.conf"
+        behind.write_text(_NGINX.format(folder=folder, port=node, root=root))
+        stack.enter_context(_running(_nginx(behind), node, others))
+        file = folder / "contender.conf"
+        file.write_text(
+            text.format(
+                folder=folder, node=node, port=port, root=root, settings=settings, extra=extra
+            )
+        )
+        pid = stack.enter_context(_running(words(file), port, CORES[:1]))
+        yield Subject(f"http://127.0.0.1:{port}", pid)
+
+
+def wrk(subject: Subject, *, path: str, clients: int, duration_s: int, figure: str) -> float:
+    """Requests (or MiB) a second that wrk counts."""
+    generator = ["taskset", "-c", ",".join(map(str, CORES[1:] or CORES))]
+    words = ["wrk", "-t1", f"-c{clients}", f"-d{duration_s}s", subject.value + path]
+    done = subprocess.run([*generator, *words], capture_output=True, text=True, check=True)
+    bad = re.search(r"Non-2xx|Socket errors: .*(?:connect|read|write) [1-9]", done.stdout)
+    found = re.search(r"(\d+) requests in ([\d.]+)s", done.stdout)
+    if bad or found is None:
+        raise RuntimeError(f"wrk met errors:\n{done.stdout}")
+    rate = float(found[1]) / float(found[2])
+    return rate * 10 if figure == "MiB" else rate
+
+
+def _version(*words: str) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    found = re.search(r"\d+\.\d+[.\d]*", done.stdout + done.stderr)
+    return found[0] if found else "?"
+
+
+def _debian(package: str) -> str:
+    done = subprocess.run(
+        ["dpkg-query", "--show", "--showformat=${Version}", package],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout
+
+
+def comparisons(quick: bool) -> Iterator[Comparison]:
+    """Proxying to nginx, and files."""
+    ask = partial(partial, wrk, duration_s=1 if quick else 2)
+    small = [
+        Load("1 KiB, 32 clients", "requests/s", ask(path="/1k", clients=32, figure="requests")),
+        Load("1 KiB, 512 clients", "requests/s", ask(path="/1k", clients=512, figure="requests")),
+    ]
+    large = [Load("10 MiB, 8 clients", "MiB/s", ask(path="/10m", clients=8, figure="MiB"))]
+    version = f"{lj_services.__version__} (uvloop {importlib.metadata.version('uvloop')})"
+    ours = partial(Contender, "lj perlbal serve", version)
+    proxy = partial(contender, _PERLBAL, _lj)
+    files = partial(contender, _FILES, _lj)
+    perl = f"{_debian('perlbal')} with IO::AIO and XS headers"
+    haproxy = Contender(
+        "HAProxy, one thread",
+        _version("haproxy", "-v"),
+        partial(contender, _HAPROXY, _haproxy),
+    )
+    yield Comparison(
+        "Reverse proxy beside Perlbal",
+        ours=ours(proxy),
+        peer=Contender(
+            "Perlbal",
+            perl,
+            partial(contender, _PERLBAL, _perlbal, extra="XS enable headers"),
+        ),
+        loads=small,
+        goal="five times Perlbal's requests a second",
+    )
+    yield Comparison(
+        "Reverse proxy beside HAProxy",
+        ours=ours(proxy),
+        peer=haproxy,
+        loads=small + large,
+        goal="0.7 of HAProxy's requests a second",
+    )
+    yield Comparison(
+        "Reverse proxy with verify_backend, a high-priority cookie and relief, beside one without",
+        ours=ours(
+            partial(
+                contender,
+                _PERLBAL,
+                _lj,
+                settings="  SET verify_backend = on\n  SET verify_backend_path = /1k\n"
+                "  SET high_priority_cookie = paid\n  SET queue_relief_size = 100\n"
+                "  SET queue_relief_chance = 20\n",
+            )
+        ),
+        peer=ours(proxy),
+        loads=small[:1],
+        goal="at least 0.9",
+    )
+    yield Comparison(
+        "Web server beside Perlbal",
+        ours=ours(files),
+        peer=Contender("Perlbal", perl, partial(contender, _FILES, _perlbal)),
+        loads=small[:1],
+        goal="five times Perlbal's requests a second",
+    )
+    yield Comparison(
+        "Web server beside nginx",
+        ours=ours(files),
+        peer=Contender(
+            "nginx, one worker",
+            _version("nginx", "-v"),
+            partial(contender, _NGINX, _nginx),
+        ),
+        loads=small[:1] + large,
+        goal="0.9 of nginx's throughput of large files",
+    )
