@@ -17,6 +17,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from disk_checker import host, protocol
 from disk_checker.classify import Finding, judge_block
@@ -31,6 +32,7 @@ from disk_checker.uplink import Call
 
 _CHUNK = 4 << 20
 _AHEAD = 3
+_SETTLE_S = 3.0
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
@@ -58,8 +60,7 @@ def verify(
     path = path.absolute().parent.resolve() / path.name
     with Call(address) as call:
         ask = {"machine": host.machine(), "target": str(path), "run": run}
-        call.send(protocol.encode_json(Kind.ASK, ask))
-        record = protocol.decode_json(call.receive(Kind.RECORD))
+        record = _ask(call, ask)
         plan = Plan.model_validate_json(json.dumps(record["plan"]))
         result = Result(record["run"], plan, Totals(**record["totals"]), min_acked=min_acked)
         if record["writing"]:
@@ -84,6 +85,21 @@ def verify(
                 _check_file(call, path, result, progress)
         result.seconds = time.monotonic() - begun
         return result
+
+
+def _ask(call: Call, ask: dict[str, Any]) -> dict[str, Any]:
+    """The run's record.
+
+    A writer that was just killed may still be connected for the listener, which has its last
+    messages to put on disk: that passes within moments.
+    """
+    deadline = time.monotonic() + _SETTLE_S
+    while True:
+        call.send(protocol.encode_json(Kind.ASK, ask))
+        record = protocol.decode_json(call.receive(Kind.RECORD))
+        if not record["writing"] or time.monotonic() > deadline:
+            return record
+        time.sleep(0.1)
 
 
 def keep(address: str, result: Result) -> None:
