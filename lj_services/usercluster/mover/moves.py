@@ -13,7 +13,16 @@ from lj_services.usercluster.mover.errors import ClaimLost, Contradiction, EndAs
 from lj_services.usercluster.mover.records import LONGEST_MESSAGE
 from lj_services.usercluster.mover.requests import Requests
 from lj_services.usercluster.mover.states import NEXT, Move, Step
-from lj_services.usercluster.mover.tables import FINAL, FROZEN, SWITCHED, now_ms, user_move
+from lj_services.usercluster.mover.tables import (
+    CANCELLED,
+    FAILED,
+    FINAL,
+    FROZEN,
+    ROLLED_BACK,
+    SWITCHED,
+    now_ms,
+    user_move,
+)
 from lj_services.usercluster.tables import LIVE, user
 
 
@@ -118,6 +127,13 @@ class Moves(Requests):
                 return replace(move, state=state, progress=dict(progress or move.progress))
             self._change(connection, move, values)
             self._note(connection, move.move_id, *steps)
+            if state in (FAILED, CANCELLED) and move.back_of is not None:
+                # The user stays: the rows at the earlier home are to be purged after all.
+                connection.execute(
+                    update(user_move)
+                    .where(user_move.c.move_id == move.back_of, user_move.c.state == ROLLED_BACK)
+                    .values(state=SWITCHED, finished_at=None)
+                )
             return self._read(connection, move.move_id)
 
     def heartbeat(

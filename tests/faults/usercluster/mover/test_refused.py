@@ -304,3 +304,14 @@ def test_the_operators_round(lj: Any) -> None:
     assert again["state"] == "queued"
     assert lj("mover", "worker", "--until-idle").exit_code == 0
     lj.one.assert_on(2)
+
+
+def test_a_way_back_that_is_cancelled(one: moving.Fixture) -> None:
+    """The user stays, and what was kept for the way back is purged after all."""
+    there = moving.move(one.worker, one.bob, 2)
+    back = one.worker.moves.enqueue(one.bob, 1, back_of=there.move_id)
+    one.worker.moves.end(back.move_id, "cancelled", "somebody thought better of it")
+    moving.run_until(one.worker, back.move_id, "cancelled")
+    moving.run_until(one.worker, there.move_id, "done")
+    assert not any(moving.content(one.databases, 1, one.bob).values())
+    one.assert_on(2)
