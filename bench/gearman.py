@@ -69,7 +69,7 @@ def _wait_until_it_answers(port: int) -> None:
 OURS = [LJ, "gearman", "serve", "--listen", "127.0.0.1:PORT", "--set", "max_connections=20000"]
 C_DEFAULT = [C_SERVER, "-L", "127.0.0.1", "-p", "PORT", "-l", "none", "-P", "FOLDER/pid"]
 C_ONE_THREAD = [*C_DEFAULT, "-t", "1"]
-C_MANY_FILES = [*C_DEFAULT, "-f", "20000"]
+C_MANY_FILES = [*C_DEFAULT, "-f", "20000", "-b", "1024"]
 PERL = ["perl", PERL_SERVER, "-L", "127.0.0.1", "-p", "PORT"]
 OURS_STORED = [*OURS, "--set", "persist.writer='sqlite:///FOLDER/jobs.db'"]
 C_STORED = [*C_DEFAULT, "-q", "libsqlite3", "--libsqlite3-db", "FOLDER/jobs.db"]
@@ -83,9 +83,7 @@ def foreground(subject: Subject, duration_s: float, **how: int) -> float:
 def background(subject: Subject, *, jobs: int, **how: int | bool) -> float:
     """Background submissions a second, to a function that no run before has filled."""
     function = b"bg%d" % next(_keys)
-    rate = load.background(subject.value, function=function, jobs=jobs, **how)  # type: ignore[arg-type]
-    load.ask(subject.value, b"drop function " + function)
-    return rate
+    return load.background(subject.value, function=function, jobs=jobs, **how)  # type: ignore[arg-type]
 
 
 def round_trip(subject: Subject, *, rate: Callable[[], float], duration_s: float) -> float:
