@@ -22,7 +22,7 @@ import psutil
 
 import lj_services
 from bench import _gearman_load as load
-from bench.harness import Comparison, Contender, Load, Subject
+from bench.harness import Comparison, Contender, Load, Subject, free_port, wait_until_it_answers
 from lj_services.daemon.listening import allow_open_files
 
 TITLE = "Gearman server"
@@ -39,31 +39,16 @@ _keys = itertools.count()
 @contextmanager
 def running(argv: Sequence[str]) -> Iterator[Subject]:
     """A server for the length of the block; PORT and FOLDER in `argv` are replaced."""
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        probe.close()
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
         words = [word.replace("PORT", str(port)).replace("FOLDER", folder) for word in argv]
         process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         try:
-            _wait_until_it_answers(port)
+            wait_until_it_answers(port)
             yield Subject(port, process.pid)
         finally:
             process.terminate()
             process.wait()
-
-
-def _wait_until_it_answers(port: int) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-        else:
-            return
 
 
 OURS = [LJ, "gearman", "serve", "--listen", "127.0.0.1:PORT", "--set", "max_connections=20000"]

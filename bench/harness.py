@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import re
+import socket
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -234,3 +235,28 @@ def _row_text(comparison: Comparison, outcome: Outcome) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until_it_answers(port: int, longest_s: float = 30.0) -> None:
+    """Wait until a server accepts connections on a port of loopback.
+
+    Raises:
+        OSError: it does not within `longest_s` seconds.
+    """
+    deadline = time.monotonic() + longest_s
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return

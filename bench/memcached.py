@@ -27,7 +27,7 @@ from pathlib import Path
 import psutil
 
 import lj_services
-from bench.harness import Comparison, Contender, Load, Subject
+from bench.harness import Comparison, Contender, Load, Subject, free_port, wait_until_it_answers
 
 TITLE = "Embedded memcached server"
 
@@ -42,31 +42,16 @@ CORES = sorted(os.sched_getaffinity(0))
 @contextmanager
 def running(argv: Sequence[str]) -> Iterator[Subject]:
     """A server for the length of the block, on the first core; PORT in `argv` is replaced."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     words = [word.replace("PORT", str(port)) for word in argv]
     process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
     try:
         psutil.Process(process.pid).cpu_affinity(CORES[:1])
-        _wait_until_it_answers(port)
+        wait_until_it_answers(port)
         yield Subject(port, process.pid)
     finally:
         process.terminate()
         process.wait()
-
-
-def _wait_until_it_answers(port: int) -> None:
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-        else:
-            return
 
 
 def memcaslap(subject: Subject, *, gets: float, value_size: int, duration_s: int) -> float:

@@ -10,11 +10,9 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -23,31 +21,12 @@ from pathlib import Path
 import psutil
 
 import lj_services
-from bench.harness import Comparison, Contender, Load, Subject
+from bench.harness import Comparison, Contender, Load, Subject, free_port, wait_until_it_answers
 
 TITLE = "Load balancer"
 
 CORES = sorted(os.sched_getaffinity(0))
 MIB = 1 << 20
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_until_it_answers(port: int) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-        else:
-            return
 
 
 @contextmanager
@@ -56,7 +35,7 @@ def _running(argv: list[str], port: int, cores: list[int]) -> Iterator[int]:
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         psutil.Process(process.pid).cpu_affinity(cores)
-        _wait_until_it_answers(port)
+        wait_until_it_answers(port)
         yield process.pid
     finally:
         process.terminate()
@@ -146,7 +125,7 @@ def contender(text: str, words: Words, settings: str = "", extra: str = "") -> I
         root.mkdir()
         (root / "1k").write_bytes(b"x" * 1024)
         (root / "10m").write_bytes(os.urandom(10 * MIB))
-        node, port = _free_port(), _free_port()
+        node, port = free_port(), free_port()
         others = CORES[1:] or CORES
         behind = folder / "behind.conf"
         behind.write_text(_NGINX.format(folder=folder, port=node, root=root))
