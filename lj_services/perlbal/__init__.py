@@ -7,6 +7,7 @@ A request's way through a reverse proxy, and the files that it meets::
 
     listening.py         a service's address, and TLS
     frontend.py          ClientConnection: one client; requests in, responses out, in order
+      answering.py         what it tells whoever answers
       http/head.py         bytes -> the request's head, strict against smuggling
       http/chunked.py      bodies that come in chunks
     selector.py          (a service that gives the request to another one)

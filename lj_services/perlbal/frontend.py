@@ -30,8 +30,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
+from lj_services.perlbal.answering import Exchange
 from lj_services.perlbal.http.answers import (
     SERVER,
     connection_field,
@@ -50,32 +51,6 @@ LINGER_S: Final = 2.0
 """How long a client may take to read the last response, in seconds, while it is not read."""
 
 log = logging.getLogger(__name__)
-
-
-class Exchange(Protocol):
-    """One request being answered: what a client's connection tells it."""
-
-    @property
-    def has_file(self) -> bool:
-        """Whether it sends a file, and so waits for nobody but the client."""
-
-    def body(self, data: bytes) -> None:
-        """A piece of the request's body."""
-
-    def body_done(self) -> None:
-        """The request's body is complete."""
-
-    def client_full(self) -> None:
-        """The client does not read fast enough: send no more."""
-
-    def client_ready(self) -> None:
-        """The client has read: go on."""
-
-    def client_gone(self) -> None:
-        """The client is gone: stop."""
-
-    def describe(self) -> str:
-        """A few words for the console."""
 
 
 class ClientConnection(asyncio.Protocol):

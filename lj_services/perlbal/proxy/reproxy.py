@@ -32,6 +32,7 @@ import stat
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Final
 
+from lj_services.perlbal.answering import Waiting
 from lj_services.perlbal.http.head import ResponseHead
 from lj_services.perlbal.http.mime import type_of
 from lj_services.perlbal.nodes import Address
@@ -180,7 +181,7 @@ def _send_file(
     hooks = role.service.hooks
     if "start_file_reproxy" in hooks and hooks.run("start_file_reproxy", client, path):
         return
-    client.exchange = waiting = _Opening()
+    client.exchange = waiting = Waiting("opening a file")
     loop = asyncio.get_running_loop()
     prefixes = role.parameters.reproxy_prefixes
 
@@ -275,28 +276,3 @@ def _send_open_file(
         client.done()
     else:
         FileSender(client, fd, first, size).start(head)
-
-
-class _Opening:
-    """A request whose file is being opened."""
-
-    has_file = False
-
-    def body(self, data: bytes) -> None:
-        """Not wanted any more."""
-
-    def body_done(self) -> None:
-        """Not wanted any more."""
-
-    def client_full(self) -> None:
-        """Nothing is being sent."""
-
-    def client_ready(self) -> None:
-        """Nothing is being sent."""
-
-    def client_gone(self) -> None:
-        """The file will be closed."""
-
-    def describe(self) -> str:
-        """A few words for the console."""
-        return "; opening a file"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
+from lj_services.perlbal.answering import Waiting
 from lj_services.perlbal.errors import CommandError
 from lj_services.perlbal.http.answers import SERVER, connection_field, date_field
 from lj_services.perlbal.service import BaseRole, Service
@@ -303,7 +304,7 @@ class WebServerRole(BaseRole):
         self, client: ClientConnection, work: Callable[[], T], then: Callable[[T], Any]
     ) -> None:
         """Do what may wait for the disk, and go on with what came of it."""
-        client.exchange = waiting = _Waiting()
+        client.exchange = waiting = Waiting("looking up")
         future = asyncio.get_running_loop().run_in_executor(None, work)
 
         def done(future: asyncio.Future[T]) -> None:
@@ -331,28 +332,3 @@ class WebServerRole(BaseRole):
         point = "static_get_poststat_file_missing"
         if point not in hooks or not hooks.run(point, client):
             client.error(404)
-
-
-class _Waiting:
-    """A request that waits for a thread; what comes of its body is not wanted."""
-
-    has_file = False
-
-    def body(self, data: bytes) -> None:
-        """Not wanted."""
-
-    def body_done(self) -> None:
-        """Not wanted."""
-
-    def client_full(self) -> None:
-        """Nothing is being sent."""
-
-    def client_ready(self) -> None:
-        """Nothing is being sent."""
-
-    def client_gone(self) -> None:
-        """What comes of the thread will be dropped."""
-
-    def describe(self) -> str:
-        """A few words for the console."""
-        return "; looking up"
