@@ -25,7 +25,7 @@ from lj_services.gearman.store import Row
 from lj_services.gearman.timers import Timers
 from lj_services.gearman.waking import Wakes
 
-HIGH, NORMAL, LOW = Priority
+PRIORITIES = tuple(Priority)
 
 
 class Places:
@@ -174,7 +174,7 @@ class Places:
                 break
         else:
             return None
-        for priority in (HIGH, NORMAL, LOW):
+        for priority in PRIORITIES:
             for name, (function, limit) in abilities.items():
                 if not function.ready:
                     continue

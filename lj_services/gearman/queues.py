@@ -22,7 +22,7 @@ from lj_services.gearman.jobs import (
     Priority,
     shared_key,
 )
-from lj_services.gearman.places import NORMAL, Places
+from lj_services.gearman.places import Places
 from lj_services.gearman.protocol import created
 from lj_services.gearman.rules import Refused
 
@@ -95,7 +95,7 @@ class Queues(Places):
         name: bytes,
         unique: bytes,
         data: bytes,
-        priority: Priority = NORMAL,
+        priority: Priority = Priority.NORMAL,
         background: bool = False,
         reducer: bytes | None = None,
         run_at: float = 0.0,

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import time
@@ -200,7 +201,7 @@ class GearmanService(TcpService[ServerSettings]):
 class Connection(TcpConnection):
     """One client or worker."""
 
-    __slots__ = ("_often", "_parser", "_service", "peer")
+    __slots__ = ("_number", "_often", "_parser", "_service", "peer")
 
     def __init__(self, service: GearmanService) -> None:
         super().__init__(service)
@@ -208,6 +209,7 @@ class Connection(TcpConnection):
         self._parser = PacketParser(Magic.REQUEST, max_body=service.settings.max_packet)
         self._often = service.dispatcher.often
         self.peer = Peer()
+        self._number = -1  # of the socket's file, for what is sent past the transport
 
     # -- what the event loop calls ------------------------------------------------
 
@@ -215,6 +217,7 @@ class Connection(TcpConnection):
         """The connection becomes a peer."""
         service = self._service
         if (connected := self._transport.get_extra_info("socket")) is not None:
+            self._number = connected.fileno()
             for level, option, value in KEEP_ALIVE:
                 connected.setsockopt(level, option, value)
         name = self._transport.get_extra_info("peername")
@@ -245,6 +248,8 @@ class Connection(TcpConnection):
         else:
             parser.feed(data)
             self._work()
+        if self.peer.outbox:
+            self.flush(at_once=True)
         self._service.flush()
 
     # -- the work -----------------------------------------------------------------
@@ -326,14 +331,21 @@ class Connection(TcpConnection):
         if not self.peer.held:
             super().finish()
 
-    def flush(self) -> None:
-        """Hand what is to be sent to the transport; cut off a client that doesn't read."""
+    def flush(self, at_once: bool = False) -> None:
+        """Hand what is to be sent to the transport; cut off a client that doesn't read.
+
+        Args:
+            at_once: don't let the transport wait until the event loop has heard all others.
+        """
         peer = self.peer
         if not peer.outbox or self._transport.is_closing():
             peer.take()
             return
         if self._writable and not peer.held:
-            self._transport.write(peer.take())
+            if at_once:
+                self._send_at_once(peer.take())
+            else:
+                self._transport.write(peer.take())
             return
         waiting = peer.unsent_bytes + self._transport.get_write_buffer_size()
         if waiting > self._service.settings.max_output:
@@ -345,6 +357,20 @@ class Connection(TcpConnection):
             self.close()
         elif not peer.held:
             self._transport.write(peer.take())
+
+    def _send_at_once(self, data: bytes) -> None:
+        # The peer can go on while the server looks at what others have sent; a transport that
+        # gathers what is written in one turn of the loop would let it wait for that.
+        transport = self._transport
+        if self._number >= 0 and not transport.get_write_buffer_size():
+            try:
+                sent = os.write(self._number, data)
+            except OSError:
+                sent = 0  # there is no room, or nobody there any more: the transport finds out
+            if sent == len(data):
+                return
+            data = data[sent:]
+        transport.write(data)
 
     def ending(self) -> None:
         """Hand over the last answers."""
