@@ -32,6 +32,8 @@ _PARTS = {
     """,
 }
 _PARTS_OF = {key: re.compile(value, re.VERBOSE | re.DOTALL) for key, value in _PARTS.items()}
+# SQLite's parameters with names; a $ within a word belongs to the word.
+_NAMED = re.compile(r"[:@\#][\w$]+|(?<![\w$])\$[\w$]+")
 _FIRST_WORD = re.compile(r"[\s(]*([A-Za-z]+)")
 _TO_FILE = re.compile(r"\bINTO\s+(?:OUTFILE|DUMPFILE)\b", re.IGNORECASE)
 _LOCKS = re.compile(r"\bFOR\s+(?:UPDATE|SHARE)\b|\bLOCK\s+IN\b", re.IGNORECASE)
@@ -53,8 +55,8 @@ class Statement:
         mysql: whether MySQL's or MariaDB's rules for quotes and comments hold, or SQLite's.
 
     Raises:
-        ProgrammingError: a quote or comment has no end, it is more than one statement, or
-            it hides code in a comment or writes files.
+        ProgrammingError: a quote or comment has no end, it is more than one statement, it
+            hides code in a comment or writes files, or it has SQLite's named parameters.
     """
 
     def __init__(self, sql: str, *, mysql: bool) -> None:
@@ -71,6 +73,8 @@ class Statement:
             raise ProgrammingError("one statement at a time: there is a ; in the middle")
         if _TO_FILE.search(code):
             raise ProgrammingError("statements that write files (INTO OUTFILE) are not allowed")
+        if not mysql and (named := _NAMED.search(code)):
+            raise ProgrammingError(f"parameters are question marks here, not names: {named[0]}")
         first = _FIRST_WORD.match(code)
         self.verb = first[1].lower() if first else ""
         """Its first word, in small letters."""

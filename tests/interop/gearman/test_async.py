@@ -132,12 +132,15 @@ def test_a_thousand_calls_at_once_over_one_connection_to_each_server(
 ) -> None:
     together = 0
     most = 0
+    met = asyncio.Event()
 
     async def meet(job: AsyncJob) -> bytes:
         nonlocal together, most
         together += 1
         most = max(most, together)
-        await asyncio.sleep(0)
+        if together > 1:
+            met.set()
+        await met.wait()
         together -= 1
         return job.payload
 

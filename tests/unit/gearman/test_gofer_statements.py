@@ -111,6 +111,13 @@ def test_parameters_are_counted() -> None:
         Statement("SELECT ?, ?", mysql=True).check([(1, 2), (3,)])
 
 
+@pytest.mark.parametrize("name", [":a", "@a", "#a", "$a", "'x'#a"])
+def test_sqlite_names_no_parameters(name: str) -> None:
+    with pytest.raises(ProgrammingError, match="question marks here, not names"):
+        Statement(f"SELECT {name}", mysql=False)
+    assert Statement("SELECT a$b, ':a', \"#a\" -- @a", mysql=False).marks == 0
+
+
 PIECES = st.lists(
     st.sampled_from(["'", '"', "`", "\\", "?", ";", "-- ", "/*", "*/", "#", "\n", "a", "%s", "''"]),
     max_size=12,
