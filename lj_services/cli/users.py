@@ -130,7 +130,7 @@ def move(
                 "rows": sum(plan.rows.values()),
                 "bytes": plan.bytes,
                 "free": plan.free,
-                "follows": plan.why_no_feed or "the binary log",
+                "follows": plan.follows,
                 "tables": ", ".join(f"{name} {rows}" for name, rows in plan.rows.items()),
             }
         )

@@ -25,6 +25,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    text,
     update,
 )
 
@@ -87,7 +88,7 @@ FAST = MoverSettings(
     at_once_rows=0,
     record_within_ms=0,
     feed_linger_s=0,
-    freeze_limit_ms=600,  # without a binary log all rows are compared under the freeze
+    freeze_limit_ms=600,  # the machine is busy
 ).model_copy(
     # Shorter than an operator may set them.
     update={"grace_s": 0.3, "lease_s": 0.6, "frozen_lease_s": 0.3, "attempts": 30}
@@ -202,6 +203,18 @@ def markers(databases: Databases) -> list[int]:
         with databases.read(cluster_role(clusterid), definitive=True) as connection:
             if connection.scalar(select(func.count()).select_from(move_marker)):
                 found.append(clusterid)
+    return found
+
+
+def notes(databases: Databases) -> list[str]:
+    """Tables and triggers of the mover's that were left on clusters in SQLite."""
+    found: list[str] = []
+    for clusterid in databases.clusters():
+        role = cluster_role(clusterid)
+        if databases.writer(role).is_sqlite:
+            with databases.read(role, definitive=True) as connection:
+                query = text("SELECT name FROM sqlite_schema WHERE name GLOB 'move_dirty_*'")
+                found += connection.scalars(query)
     return found
 
 

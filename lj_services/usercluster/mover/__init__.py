@@ -11,13 +11,14 @@ Where things are, along the way of one move::
     plan.py           both sides compared, room on the destination: before anything changes
     copy.py           rows in the order of the primary key, chunks sized by time
     follow.py         what was written meanwhile is worked off ...
-    passes.py         ... or, without a binary log, checksums are compared and mended
+    passes.py         ... or, where nothing tells what, checksums are compared and mended
     verify.py         every chunk's checksum on both sides, before anybody is held up
     cutover.py        freeze, drain, commit point, tombstone: the few milliseconds
     numbers.py        numberspaces carried over
     purge.py          the source's rows after the grace time; or the destination, given up
     feed.py         the source's binary log as dirty keys; binlog.py what such a log is,
                     subscription.py what one user has of it, feeds.py those of a worker
+    noting.py       the same on SQLite: triggers, for as long as the move lasts
     rates.py        what feeds count by the way: how much each user writes, for balancing
 
 and underneath: ``work.py`` (what the steps share: the claimed move, its records, its lease),

@@ -92,8 +92,8 @@ class MoverSettings(Settings):
     )
     use_feed: bool = Field(
         default=True,
-        description="read the source's binary log where that is possible; "
-        "otherwise passes of checksums",
+        description="follow what users write by the source's binary log, or triggers on SQLite, "
+        "where that is possible; otherwise by passes of checksums",
     )
     write_rates_s: float = Field(
         default=60.0,

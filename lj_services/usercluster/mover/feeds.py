@@ -1,4 +1,7 @@
-"""The feeds of a worker, one for each source: shared by all of its moves from there."""
+"""The feeds of a worker, one for each source: shared by all of its moves from there.
+
+A source on SQLite has none; there each move has triggers of its own (`noting`).
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ import threading
 from sqlalchemy.exc import DBAPIError
 
 from lj_services.database import DatabaseError, Databases, cluster_role
-from lj_services.usercluster.mover.binlog import Place, here
+from lj_services.usercluster.mover import noting
+from lj_services.usercluster.mover.binlog import Place, here, still_there
 from lj_services.usercluster.mover.config import MoverSettings
 from lj_services.usercluster.mover.feed import Feed
 from lj_services.usercluster.mover.rates import WriteRates
-from lj_services.usercluster.mover.subscription import Subscription
+from lj_services.usercluster.mover.subscription import DirtyKeys
 from lj_services.usercluster.mover.work import Work
 
 log = logging.getLogger(__name__)
@@ -43,12 +47,14 @@ class Feeds:
         for feed in self.opened().values():
             feed.close()
 
-    def subscribe(self, work: Work) -> tuple[Subscription, Place]:
+    def subscribe(self, work: Work) -> tuple[DirtyKeys, Place]:
         """Begin to note the keys of a move's user, from now on; where that is in the log.
 
         Raises:
             DatabaseError: the source can't be reached.
         """
+        if self._databases.writer(work.src).is_sqlite:
+            return noting.begin(work)
         feed = self._of(work.move.src)
         claim = (work.move.move_id, work.move.claim)
         joined = feed.join(work.move.userid, work.found, claim)
@@ -58,8 +64,14 @@ class Feeds:
             start = here(connection)
         return feed.subscribe(work.move.userid, work.found, start, claim), start
 
-    def resume(self, work: Work, start: Place, end: Place) -> Subscription:
-        """The same from where an earlier worker was; `end` is where the log ends now."""
+    def resume(self, work: Work, start: Place) -> DirtyKeys | None:
+        """The same from where an earlier worker was; None: what it read is gone."""
+        if self._databases.writer(work.src).is_sqlite:
+            return noting.resume(work, start)
+        with work.reading(work.src) as connection:
+            if not still_there(connection, start):
+                return None
+            end = here(connection)
         claim = (work.move.move_id, work.move.claim)
         return self._of(work.move.src).subscribe(work.move.userid, work.found, start, claim, end)
 

@@ -25,7 +25,7 @@ from lj_services.usercluster.mover.errors import FeedLost, NotQuick, RowsDiffer
 from lj_services.usercluster.mover.metrics import KEYS
 from lj_services.usercluster.mover.passes import mend
 from lj_services.usercluster.mover.rows import Key, Keys
-from lj_services.usercluster.mover.subscription import Subscription
+from lj_services.usercluster.mover.subscription import DirtyKeys
 from lj_services.usercluster.mover.work import Work
 
 BATCH = 300
@@ -38,7 +38,7 @@ class Follower:
     """Keeps the destination behind the source by what the feed says."""
 
     work: Work
-    subscription: Subscription
+    subscription: DirtyKeys
     ceilings: numbers.Ceilings = field(default_factory=dict)
     """The highest number seen in each numberspace's columns."""
 

@@ -14,10 +14,10 @@ import time
 
 from sqlalchemy import Connection
 
-from lj_services.usercluster.mover import copy, cutover, numbers, passes, purge
+from lj_services.usercluster.mover import copy, cutover, noting, numbers, passes, purge
 from lj_services.usercluster.mover import plan as planning
 from lj_services.usercluster.mover import verify as verifying
-from lj_services.usercluster.mover.binlog import Place, here, still_there
+from lj_services.usercluster.mover.binlog import Place
 from lj_services.usercluster.mover.discovery import compare
 from lj_services.usercluster.mover.errors import EndAsked, MoveRefused, NotQuick
 from lj_services.usercluster.mover.feeds import Feeds
@@ -103,13 +103,11 @@ class Journey:
         if not work.progress.get("feed"):
             return
         if place is not None and plan.why_no_feed is None:
-            start = Place(*place)
-            with work.reading(work.src) as connection:
-                end = here(connection) if still_there(connection, start) else None
-            if end is not None:
-                self._follower = Follower(work, self._feeds.resume(work, start, end))
+            subscription = self._feeds.resume(work, Place(*place))
+            if subscription is not None:
+                self._follower = Follower(work, subscription)
                 return
-        work.enter(PREPARING, "the source's binary log can't be taken up again: from the start")
+        work.enter(PREPARING, f"{plan.follows} can't be taken up again: from the start")
 
     def _prepare(self) -> None:
         work = self._work
@@ -121,19 +119,17 @@ class Journey:
         if plan.why_no_feed is not None:
             gone = copy.clear(work)
             crash_here("wiped")
-            how = f"passes of checksums: {plan.why_no_feed}"
         else:
             subscription, place = self._feeds.subscribe(work)
             self._follower = Follower(work, subscription)
             work.progress["place"] = [place.server_id, place.file, place.pos]
             if total <= work.settings.at_once_rows and plan.bytes <= work.settings.chunk_bytes:
-                self._copy_at_once()
+                self._copy_at_once(plan.follows)
                 return
             gone = copy.clear(work)
             crash_here("wiped")
-            how = "the binary log"
         cleared = f", {gone} left-over rows deleted there" if gone else ""
-        work.enter(COPYING, f"{total} rows to copy{cleared}; followed by {how}")
+        work.enter(COPYING, f"{total} rows to copy{cleared}; followed by {plan.follows}")
         crash_here("prepared")
 
     def _look(self) -> planning.Plan:
@@ -144,7 +140,7 @@ class Journey:
         work.schema = plan.schema
         return plan
 
-    def _copy_at_once(self) -> None:
+    def _copy_at_once(self, follows: str) -> None:
         work, follower = self._work, self._follower
         assert follower is not None
         crash_here("prepared")
@@ -154,7 +150,7 @@ class Journey:
                 follower.ceilings, work.rows, source, work.found, work.move.userid
             )
             self._look_again(source)
-        work.enter(COPYING, "all rows at once; followed by the binary log")
+        work.enter(COPYING, f"all rows at once; followed by {follows}")
         crash_here("copied")
         work.enter(CATCHING_UP, f"{work.progress['rows']} rows copied")
         if equal:
@@ -262,6 +258,7 @@ class Journey:
     def _keep(self, pause: cutover.Pause) -> None:
         """Past the cut-over: the source's rows stay for the grace time."""
         work = self._work
+        noting.forget(work)
         work.take(
             work.moves.release(
                 work.move,
@@ -275,6 +272,7 @@ class Journey:
     def _end(self) -> None:
         """After the commit point: the tombstone if it is missing, then the purge if it is time."""
         work = self._work
+        noting.forget(work)
         if work.state == SWITCHED:
             if not work.superseded:
                 cutover.finish(work, self._users)

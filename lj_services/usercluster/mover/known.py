@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from lj_services.database import Databases, cluster_role
-from lj_services.usercluster.mover import binlog
+from lj_services.usercluster.mover import binlog, noting
 from lj_services.usercluster.mover.discovery import Schema
 from lj_services.usercluster.mover.rows import Print, Rows
 from lj_services.usercluster.mover.rows_server import ServerRows
@@ -29,7 +29,7 @@ class Seen:
 
     schema: Schema
     why_no_feed: str | None
-    """What keeps its binary log from being read; None: nothing does."""
+    """What keeps its changes from being followed; None: nothing does."""
 
 
 def rows_of(databases: Databases, role: str) -> Rows:
@@ -66,7 +66,10 @@ class Known:
             known = self._seen.get(cluster)
         if known is not None and known[0] == found:
             return known[1]
-        seen = Seen(rows.schema(connection, f"cluster {cluster}"), binlog.why_not(connection))
+        schema = rows.schema(connection, f"cluster {cluster}")
+        sqlite = schema.engine == "sqlite"
+        why_no_feed = noting.why_not(connection, schema) if sqlite else binlog.why_not(connection)
+        seen = Seen(schema, why_no_feed)
         # What changed while it was read would have changed the fingerprint.
         if found is not None and found.settled and rows.fingerprint(connection) == found:
             with self._lock:

@@ -1,9 +1,10 @@
 """Following without a feed: compare the checksums of chunks, mend what differs, pass by pass.
 
-For SQLite, and for servers whose binary log can't be read.  Every pass sums each chunk on both
-sides; where the sums differ, the digests of the single rows tell which keys do, and those are
-transferred.  What is written during a pass is found by the next one.  A pass that is short enough
-for a freeze is repeated in it, where nothing is written any more: then it is the verification too.
+For servers whose binary log can't be read, and SQLite where triggers can't tell (`noting`).  Every
+pass sums each chunk on both sides; where the sums differ, the digests of the single rows tell which
+keys do, and those are transferred.  What is written during a pass is found by the next one.  A pass
+that is short enough for a freeze is repeated in it, where nothing is written any more: then it is
+the verification too.
 
 How long a pass takes grows with the user, so this path has its limit: a user whose pass does not
 fit into the freeze limit can't be moved with it, and is told so.

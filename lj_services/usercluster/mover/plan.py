@@ -29,7 +29,14 @@ class Plan:
     free: int | None
     """Free bytes on the destination's disk; None: nobody tells."""
     why_no_feed: str | None
-    """Why the move follows by passes of checksums; None: it reads the binary log."""
+    """Why the move follows by passes of checksums; None: it follows the changes."""
+
+    @property
+    def follows(self) -> str:
+        """How the move follows what the user writes, for people."""
+        if self.why_no_feed is not None:
+            return f"passes of checksums: {self.why_no_feed}"
+        return "triggers" if self.schema.engine == "sqlite" else "the binary log"
 
 
 def look(

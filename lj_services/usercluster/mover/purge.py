@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 
-from lj_services.usercluster.mover import fences
+from lj_services.usercluster.mover import fences, noting
 from lj_services.usercluster.mover.copy import wipe
 from lj_services.usercluster.mover.discovery import Schema
 from lj_services.usercluster.mover.errors import ClaimLost
@@ -86,6 +86,7 @@ def give_up(work: Work) -> None:
         with work.databases.write(work.dst) as connection:
             fences.guard(connection, move)
             fences.drop_import(connection, move)
+    noting.forget(work)
     for role in (work.dst, work.src):
         with work.databases.write(role) as connection:
             fences.drop_marker(connection, move)

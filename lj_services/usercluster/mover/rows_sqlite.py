@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections import defaultdict
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -24,6 +24,8 @@ from lj_services.usercluster.mover.rows import EVERYTHING, Chunk, Key, Print, Ra
 _VARIABLES = 30_000
 """SQLite takes 32,766 values in one statement."""
 _KEYS_AT_ONCE = 400
+NOTES = "move_dirty_"
+"""How names of the mover's own tables and triggers begin (`noting`)."""
 
 
 class SqliteRows:
@@ -39,16 +41,17 @@ class SqliteRows:
         signature: list[str] = []
         objects = connection.execute(
             text(
-                "SELECT type, name, tbl_name FROM sqlite_schema "
-                "WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
-            )
+                "SELECT type, name, tbl_name FROM sqlite_schema WHERE name NOT GLOB 'sqlite_*' "
+                "AND name NOT GLOB :ours ORDER BY name"
+            ),
+            {"ours": f"{NOTES}*"},
         ).all()
         triggers = {tbl for kind, _, tbl in objects if kind == "trigger"}
         for kind, name, _ in objects:
             if kind != "table":
                 continue
             columns, key = [], {}
-            for row in _pragma(connection, "table_xinfo", name):
+            for row in pragma(connection, "table_xinfo", name):
                 _, column, declared, notnull, default, rank, hidden = row
                 columns.append(Column(column, declared.lower(), declared, generated=hidden > 0))
                 signature.append(
@@ -57,13 +60,13 @@ class SqliteRows:
                 )
                 if rank:
                     key[rank] = column
-            for _, index, unique, origin, partial in _pragma(connection, "index_list", name):
-                parts = ",".join(str(row[2]) for row in _pragma(connection, "index_info", index))
+            for _, index, unique, origin, partial in pragma(connection, "index_list", name):
+                parts = ",".join(str(row[2]) for row in pragma(connection, "index_info", index))
                 if not index.startswith("sqlite_"):
                     parts = f"{index} {parts}"
                 signature.append(f"{name} index {parts} unique={unique} {origin} partial={partial}")
             against = []
-            if _pragma(connection, "foreign_key_list", name):
+            if pragma(connection, "foreign_key_list", name):
                 against.append("it has foreign keys, whose cascades nothing shows")
             if name in triggers:
                 against.append("it has triggers, which would run twice")
@@ -97,7 +100,7 @@ class SqliteRows:
         key_at = [names.index(column.name) for column in table.key]
         rows: list[Any] = []
         for where, values in _where(table, userid, span):
-            query = f"SELECT {_names(names)} FROM {_name(table.name)} WHERE {where}"  # noqa: S608
+            query = f"SELECT {names_of(names)} FROM {name_of(table.name)} WHERE {where}"  # noqa: S608
             query += _order(table) + (f" LIMIT {limit}" if limit is not None else "")
             rows += [tuple(row) for row in connection.exec_driver_sql(query, values)]
         last = tuple(rows[-1][at] for at in key_at) if rows else None
@@ -111,7 +114,7 @@ class SqliteRows:
             return None
         ((where, values),) = _where(table, userid, Range(after))
         query = (
-            f"SELECT {_names(c.name for c in table.key)} FROM {_name(table.name)} "  # noqa: S608
+            f"SELECT {names_of(c.name for c in table.key)} FROM {name_of(table.name)} "  # noqa: S608
             f"WHERE {where}{_order(table)} LIMIT 1 OFFSET {rows - 1}"
         )
         row = connection.exec_driver_sql(query, values).first()
@@ -126,7 +129,7 @@ class SqliteRows:
         one = "(" + ",".join("?" * len(names)) + ")"
         for start in range(0, len(rows), many):
             part = rows[start : start + many]
-            query = f"REPLACE INTO {_name(table.name)} ({_names(names)}) VALUES "  # noqa: S608
+            query = f"REPLACE INTO {name_of(table.name)} ({names_of(names)}) VALUES "  # noqa: S608
             query += ",".join([one] * len(part))
             connection.exec_driver_sql(query, tuple(value for row in part for value in row))
 
@@ -136,13 +139,15 @@ class SqliteRows:
         """See `Rows`."""
         gone = 0
         for where, values in _where(table, userid, span):
-            query = f"DELETE FROM {_name(table.name)} WHERE {where}"  # noqa: S608
+            query = f"DELETE FROM {name_of(table.name)} WHERE {where}"  # noqa: S608
             if limit is not None:
-                keys = _names(["userid", *(column.name for column in table.key)])
+                # With `userid` outside, SQLite finds the rows by the whole key.
+                keys = names_of([column.name for column in table.key] or ["userid"])
                 query = (
-                    f"DELETE FROM {_name(table.name)} WHERE ({keys}) IN (SELECT {keys} "  # noqa: S608
-                    f"FROM {_name(table.name)} WHERE {where} LIMIT {limit - gone})"
+                    f"DELETE FROM {name_of(table.name)} WHERE userid = ? AND ({keys}) IN "  # noqa: S608
+                    f"(SELECT {keys} FROM {name_of(table.name)} WHERE {where} LIMIT {limit - gone})"
                 )
+                values = (userid, *values)
             gone += connection.exec_driver_sql(query, values).rowcount
         return gone
 
@@ -154,8 +159,8 @@ class SqliteRows:
         count = first = second = 0
         for where, values in _where(table, userid, span):
             told = connection.exec_driver_sql(
-                f"SELECT lj_sum({_names(c.name for c in table.columns)}) "  # noqa: S608
-                f"FROM {_name(table.name)} WHERE {where}",
+                f"SELECT lj_sum({names_of(c.name for c in table.columns)}) "  # noqa: S608
+                f"FROM {name_of(table.name)} WHERE {where}",
                 values,
             ).scalar()
             rows, one, two = (int(part, 16) for part in str(told or "0 0 0").split())
@@ -167,12 +172,12 @@ class SqliteRows:
     ) -> dict[Key, str]:
         """See `Rows`."""
         _teach(connection, len(table.columns))
-        columns = [f"lj_digest({_names(c.name for c in table.columns)})"]
-        columns += [_name(column.name) for column in table.key]
+        columns = [f"lj_digest({names_of(c.name for c in table.columns)})"]
+        columns += [name_of(column.name) for column in table.key]
         found: dict[Key, str] = {}
         for where, values in _where(table, userid, span):
             rows = connection.exec_driver_sql(
-                f"SELECT {', '.join(columns)} FROM {_name(table.name)} WHERE {where}",  # noqa: S608
+                f"SELECT {', '.join(columns)} FROM {name_of(table.name)} WHERE {where}",  # noqa: S608
                 values,
             )
             found.update((tuple(key), digest) for digest, *key in rows)
@@ -188,7 +193,7 @@ class SqliteRows:
         """See `Rows`."""
         found = {}
         for table in tables:
-            query = f"SELECT COUNT(*) FROM {_name(table.name)} WHERE userid = ?"  # noqa: S608
+            query = f"SELECT COUNT(*) FROM {name_of(table.name)} WHERE userid = ?"  # noqa: S608
             found[table.name] = int(connection.exec_driver_sql(query, (userid,)).scalar() or 0)
         return found
 
@@ -198,25 +203,28 @@ class SqliteRows:
         """See `Rows`."""
         best = 0
         for where, values in _where(table, userid, span):
-            query = f"SELECT MAX({_name(column)}) FROM {_name(table.name)} WHERE {where}"  # noqa: S608
+            query = f"SELECT MAX({name_of(column)}) FROM {name_of(table.name)} WHERE {where}"  # noqa: S608
             best = max(best, int(connection.exec_driver_sql(query, values).scalar() or 0))
         return best
 
 
-def _name(name: str) -> str:
+def name_of(name: str) -> str:
+    """A name as a statement takes it."""
     return '"' + name.replace('"', '""') + '"'
 
 
-def _names(names: Any) -> str:
-    return ", ".join(_name(name) for name in names)
+def names_of(names: Any) -> str:
+    """Several of them."""
+    return ", ".join(name_of(name) for name in names)
 
 
 def _order(table: Table) -> str:
-    return f" ORDER BY {_names(c.name for c in table.key)}" if table.key else ""
+    return f" ORDER BY {names_of(c.name for c in table.key)}" if table.key else ""
 
 
-def _pragma(connection: Connection, pragma: str, name: str) -> list[Any]:
-    return list(connection.exec_driver_sql(f"SELECT * FROM pragma_{pragma}(?)", (name,)))  # noqa: S608
+def pragma(connection: Connection, what: str, name: str) -> list[Any]:
+    """What SQLite tells of a table or an index."""
+    return list(connection.exec_driver_sql(f"SELECT * FROM pragma_{what}(?)", (name,)))  # noqa: S608
 
 
 def _where(table: Table, userid: int, span: Span) -> list[tuple[str, tuple[Any, ...]]]:
@@ -230,24 +238,23 @@ def _where(table: Table, userid: int, span: Span) -> list[tuple[str, tuple[Any, 
             if not keys:
                 where.append("0" if sign == ">" else "1")
                 continue
-            where.append(f"({_names(keys)}) {sign} ({', '.join('?' * len(keys))})")
+            where.append(f"({names_of(keys)}) {sign} ({', '.join('?' * len(keys))})")
             values += bound
         return [(" AND ".join(where), tuple(values))]
-    conditions = []
-    for length, same in groupby(sorted(span.prefixes, key=len), key=len):
-        prefixes = list(same)
-        if length == 0:
+    # One condition for all keys with the same head: SQLite looks at all of the user's rows for
+    # `(a, b) IN (VALUES ...)`, but finds those of `a = ? AND b IN (VALUES ...)` by the index.
+    ends: dict[Key, list[Any]] = defaultdict(list)
+    for prefix in span.prefixes:
+        if not prefix:
             return [("userid = ?", (userid,))]
-        for start in range(0, len(prefixes), _KEYS_AT_ONCE):
-            part = prefixes[start : start + _KEYS_AT_ONCE]
-            one = f"({', '.join('?' * length)})"
-            among = f"({_names(keys[:length])}) IN (VALUES {', '.join([one] * len(part))})"
-            conditions.append(
-                (
-                    f"userid = ? AND {among}",
-                    (userid, *(value for prefix in part for value in prefix)),
-                )
-            )
+        ends[prefix[:-1]].append(prefix[-1])
+    conditions = []
+    for head, last in ends.items():
+        where = ["userid = ?", *(f"{name_of(name)} = ?" for name in keys[: len(head)])]
+        for start in range(0, len(last), _KEYS_AT_ONCE):
+            part = last[start : start + _KEYS_AT_ONCE]
+            among = f"{name_of(keys[len(head)])} IN (VALUES {', '.join(['(?)'] * len(part))})"
+            conditions.append((" AND ".join([*where, among]), (userid, *head, *part)))
     return conditions
 
 

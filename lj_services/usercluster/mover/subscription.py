@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from lj_services.usercluster.mover.binlog import Place
 from lj_services.usercluster.mover.discovery import Column, Schema, Table
@@ -19,6 +19,26 @@ from lj_services.usercluster.mover.rows import Key
 
 _INTEGER_BITS = {"tinyint": 8, "smallint": 16, "mediumint": 24, "int": 32, "bigint": 64}
 _UTF8 = {"utf8mb4", "utf8mb3", "utf8", "ascii"}
+
+
+class DirtyKeys(Protocol):
+    """The changes of one user's rows, by their keys: from a feed, or from triggers (`noting`)."""
+
+    @property
+    def pending(self) -> int:
+        """See `Subscription`."""
+
+    def take(self) -> tuple[dict[str, set[Key]], Place]:
+        """See `Subscription`."""
+
+    def give_back(self, dirty: dict[str, set[Key]]) -> None:
+        """See `Subscription`."""
+
+    def wait(self, marker: int, timeout_s: float) -> bool:
+        """See `Subscription`."""
+
+    def close(self) -> None:
+        """See `Subscription`."""
 
 
 class Subscription:

@@ -23,7 +23,7 @@ KILLS = 8
 USERS = 10
 WRITERS = 3
 PATIENT = {"freeze_limit_ms": 5000, "freeze_lock_ms": 1000}
-"""Options of moves: on SQLite all rows are compared under the freeze, and the machine is busy."""
+"""Options of moves: the machine is busy with everything at once."""
 
 
 @pytest.fixture
