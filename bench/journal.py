@@ -114,7 +114,7 @@ def fill(settings: SiteSettings) -> str:
                         userid=reader.userid, friendid=friend.userid, seq=1, live=True
                     )
                 )
-        return Accounts(databases, users, JournalSettings()).log_in(reader, "bench")
+        return Accounts(databases, users, JournalSettings(), b"").log_in(reader, "bench")
     finally:
         databases.close()
 

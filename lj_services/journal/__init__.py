@@ -13,8 +13,10 @@ what pages work with::
 
     security.py     who may see what: decided there and nowhere else
     accounts.py     sign-up, passwords, sessions     throttle.py, csrf.py   what guards them
+    tickets.py      log-ins of users who are read-only
     posts.py        comments.py   friends.py         rows on the users' clusters
     recent.py       a user's newest posts as one cached value
+    leases.py       what keeps old values out of the cache
     friendspage.py  many of them merged
     gofer_rows.py   the clusters asked by way of gofers, where that is set
     feed.py         a journal as Atom

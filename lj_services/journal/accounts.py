@@ -6,6 +6,8 @@ the user exist.  A log-in is a row on the user's cluster; the browser's cookie i
 reads the database can't become anybody.  The token is 256 random bits: a plain SHA-256
 is enough for it.
 
+Who is read-only has no row written, and gets a ticket instead (tickets.py).
+
 A new password ends all log-ins that came before it.  A log-in whose password was checked just
 before the change reads the time of the last change once more while its own row is not yet
 committed: either it sees the change and is refused, or the change comes after that look, and
@@ -35,10 +37,12 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy import Connection, delete, insert, select, update
 
 from lj_services.database import Databases, cluster_role
+from lj_services.journal import tickets
 from lj_services.journal.clock import now_ms
 from lj_services.journal.config import JournalSettings
 from lj_services.journal.errors import Busy, WrongPassword
 from lj_services.journal.tables import login, session
+from lj_services.journal.tickets import Ticket
 from lj_services.usercluster import UnknownUser, User, UserReadOnly, Users, numberspaces
 
 HASH_WAIT_S = 10.0
@@ -103,6 +107,7 @@ class Session:
 
     user: User
     sessionid: int
+    """0: a ticket, which has no row."""
     token_hash: str
     created_ms: int
     expires_ms: int
@@ -125,11 +130,15 @@ class Accounts:
         databases: has ``global`` and the clusters.
         users: the site's users.
         settings: costs of a hash, length of a session.
+        secret: the site's, which signs tickets.
     """
 
-    def __init__(self, databases: Databases, users: Users, settings: JournalSettings) -> None:
+    def __init__(
+        self, databases: Databases, users: Users, settings: JournalSettings, secret: bytes
+    ) -> None:
         self._databases = databases
         self._users = users
+        self._secret = secret
         self._session_ms = settings.session_days * 86_400_000
         self.session_s = settings.session_days * 86_400
         self.passwords = Passwords(settings.hash_memory, settings.hash_passes, settings.hash_slots)
@@ -203,7 +212,7 @@ class Accounts:
             )
 
     def log_in(self, who: Proof | User, browser: str) -> str:
-        """Start a session.
+        """Start a session; for somebody who has shown their password and is read-only, a ticket.
 
         Args:
             who: who has shown their password; or a user who was made just now.
@@ -216,6 +225,15 @@ class Accounts:
             WrongPassword: the password that was shown is not theirs any more.
             UserReadOnly, UserBusy, DatabaseError: as `Users.writing`.
         """
+        if not isinstance(who, Proof):
+            return self._store_log_in(who, browser)
+        try:
+            return self._store_log_in(who, browser)
+        except UserReadOnly:
+            userid = who.user.userid
+            return str(tickets.issue(self._secret, userid, who.changed_ms, now_ms()))
+
+    def _store_log_in(self, who: Proof | User, browser: str) -> str:
         user = who.user if isinstance(who, Proof) else who
         token = secrets.token_urlsafe(32)
         now = now_ms()
@@ -253,7 +271,8 @@ class Accounts:
         """
         match = _COOKIE.fullmatch(cookie or "")
         if match is None:
-            return None
+            ticket = tickets.parse(cookie or "")
+            return None if ticket is None else self._session_of(ticket)
         userid, sessionid, hashed = int(match[1]), int(match[2]), _hash(match[3])
         try:
             user = self._users.get(userid)
@@ -268,6 +287,19 @@ class Accounts:
         if row.expires_ms <= now_ms():
             return None
         return Session(user, sessionid, hashed, row.created_ms, row.expires_ms, row.browser)
+
+    def _session_of(self, ticket: Ticket) -> Session | None:
+        changed_ms = self._changed_ms(ticket.userid)
+        now = now_ms()
+        if changed_ms is None or not ticket.is_signed(self._secret, changed_ms):
+            return None
+        if ticket.expires_ms <= now:
+            return None
+        try:
+            user = self._users.get(ticket.userid)
+        except UnknownUser:
+            return None
+        return Session(user, 0, _hash(ticket.signature), now, ticket.expires_ms, "")
 
     def sessions(self, user: User) -> Sequence[Session]:
         """All log-ins of a user, newest first."""
@@ -305,11 +337,12 @@ class Accounts:
 
     def _holds(self, proof: Proof) -> bool:
         """Whether the password is still the one that was shown."""
+        return self._changed_ms(proof.user.userid) == proof.changed_ms
+
+    def _changed_ms(self, userid: int) -> int | None:
+        """When a user's password was set; None: there is no such user."""
         with self._databases.read("global", definitive=True) as connection:
-            changed_ms = connection.scalar(
-                select(login.c.changed_ms).where(login.c.userid == proof.user.userid)
-            )
-        return changed_ms == proof.changed_ms
+            return connection.scalar(select(login.c.changed_ms).where(login.c.userid == userid))
 
     def _store(self, proof: Proof, password: str, changed_ms: int) -> bool:
         """Store a hash in place of the one that was checked; False if that has gone."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import cached_property
 
@@ -113,14 +113,15 @@ def make_app(
         ConfigError: the secret can't be read or is too short, or gofers shall be asked but
             there are no job servers.
     """
+    secret = read_secret(settings_)
     kit = Kit(
         databases=databases,
         users=users,
         cache=cache,
         settings=settings_,
         url=url.rstrip("/"),
-        secret=read_secret(settings_),
-        accounts=Accounts(databases, users, settings_),
+        secret=secret,
+        accounts=Accounts(databases, users, settings_, secret),
         recents=RecentCache(
             databases,
             users,
@@ -136,7 +137,7 @@ def make_app(
     )
     app = Starlette(
         routes=_routes(kit),
-        middleware=[Middleware(Surroundings)],
+        middleware=[Middleware(Surroundings, url=kit.url, hsts_s=settings_.hsts_s)],
         exception_handlers={HTTPException: _Unrouted(kit)},
     )
     app.state.kit = kit
@@ -309,11 +310,21 @@ class Surroundings:
     """Around every answer: security headers, and figures by route.
 
     Figures carry the route's pattern, never the address, so that their number is bounded.
+
+    Args:
+        app: what answers.
+        url: where the site is reached from outside.
+        hsts_s: seconds for which a browser that came over https shall come no other way
+            (RFC 6797); 0: it is not told.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, url: str, hsts_s: int) -> None:
         self._app = app
-        self._headers: Iterable[tuple[str, str]] = SECURITY_HEADERS.items()
+        self._is_https = url.startswith("https://")
+        self._headers = list(SECURITY_HEADERS.items())
+        self._headers_of_https = list(self._headers)
+        if hsts_s:
+            self._headers_of_https.append(("Strict-Transport-Security", f"max-age={hsts_s}"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -321,13 +332,15 @@ class Surroundings:
             return
         start = time.perf_counter()
         status = 500
+        is_https = self._is_https or scope["scheme"] == "https"
+        security = self._headers_of_https if is_https else self._headers
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                for name, value in self._headers:
+                for name, value in security:
                     headers.setdefault(name, value)
                 if scope["path"].startswith("/static/"):
                     headers.setdefault("Cache-Control", "public, max-age=3600")

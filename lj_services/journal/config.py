@@ -48,6 +48,12 @@ class JournalSettings(DaemonSettings):
         default=(),
         description="addresses of load balancers whose X-Forwarded-For and -Proto are believed",
     )
+    hsts_s: int = Field(
+        default=31_536_000,
+        ge=0,
+        description="seconds for which a browser that came over https shall come no other way; "
+        "0: it is not told",
+    )
     threads: int = Field(
         default=32, ge=1, le=1000, description="pages made at once; more wait their turn"
     )

@@ -13,30 +13,17 @@ that merges 200 such values reads their times and levels, and unzips and decodes
 documents of the posts that it shows.  (Were the value zipped as a whole, as the client does
 with long ones that gain by it, all 200 would have to be unzipped: that was 4 of 10 ms.)
 
-Staleness.  A reader that misses fills the value from the database.  Without care, a fill
-that read the database before a change could reach the cache after the change's delete,
-and the old text, or a post that is private by now, would stay.  So:
+Staleness.  Fills and changes are kept apart by leases and marks (leases.py): a change marks
+the key before its transaction, and a fill that read the database before a commit is not stored
+after it.  Readers that find a lease or a mark read the database (the writer, not a replica
+that lags), and show what they find.
 
-- A reader that misses first puts a *lease* there: ``add(key, LEASE)``, then ``gets``, which
-  gives the lease's cas number.  Only then does it read the database (the writer, not a
-  replica that lags), and it stores by ``cas`` with that number.  A change that commits
-  after that read deletes the key later than the lease was taken; whatever is under the
-  key then has another cas number, or nothing is: the late fill fails.
-- A writer marks the key before its transaction (``set(key, CHANGING)``) and deletes it after
-  the commit (`RecentCache.changing`).  A writer that is killed in between leaves the mark,
-  and no old value; marks and leases expire by themselves.  A writer that can't tell whether
-  its commit was done (`CommitUnknown`) leaves the mark, too: the commit may still come.
-- A user may have moved between the look-up of their route and the lease, and been written to
-  at their new home: no delete comes after that lease.  So what was read is stored only if the
-  cluster says afterwards that they live there still (`fence.active_here`).
+A user may have moved between the look-up of their route and the lease, and been written to at
+their new home: no mark of that change is waited for any more.  So what was read is stored only
+if the cluster says afterwards that they live there still (`fence.active_here`).
 
-Readers that find a lease or a mark read the database, and show what they find.
-
-What is left, each for at most ``recent_expire_s``: a cache server that can't be reached when
-a change marks and deletes, but answers others, keeps the old value.  So it may be when two
-changes of one user overlap, the first takes away the second's mark, and the second is killed,
-or loses its database, between its commit and its delete.  A post's own page always asks the
-database.
+What leases.py tells of as left lasts for at most ``recent_expire_s``.  A post's own page always
+asks the database.
 """
 
 from __future__ import annotations
@@ -48,14 +35,15 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 from prometheus_client import Counter
 
-from lj_services.database import CommitUnknown, DatabaseError, Databases, cluster_role
+from lj_services.database import DatabaseError, Databases, cluster_role
+from lj_services.journal.leases import Leases
 from lj_services.journal.security import Security
 from lj_services.journal.text import excerpt, plain, to_html
 from lj_services.memcached.client import CasResult, Client
@@ -68,10 +56,6 @@ LOOKUPS = Counter(
 )
 HIT, MISS = LOOKUPS.labels("hit"), LOOKUPS.labels("miss")
 
-LEASE = b"lease"
-CHANGING = b"changing"
-LEASE_S = 10
-CHANGING_S = 60
 MAGIC = b"LJR1"
 _HEAD = struct.Struct(">4sBBH")
 _ENTRY = struct.Struct(">QIBI")
@@ -205,6 +189,7 @@ class RecentCache:
         self._databases = databases
         self._users = users
         self._cache = cache
+        self._leases = Leases(cache) if cache is not None else None
         self._posts = posts
         self._length = length
         self._expire_s = expire_s
@@ -216,24 +201,12 @@ class RecentCache:
         """End the threads that ask the clusters."""
         self._threads.shutdown(wait=False)
 
-    @contextmanager
-    def changing(self, userid: int) -> Iterator[None]:
+    def changing(self, userid: int) -> AbstractContextManager[None]:
         """Around the write transaction that changes what a user's newest posts are.
 
-        The block's errors pass through.  After `CommitUnknown` the mark stays until it expires.
+        The block's errors pass through.
         """
-        if self._cache is None:
-            yield
-            return
-        self._cache.set(_key(userid), CHANGING, CHANGING_S)
-        try:
-            yield
-        except CommitUnknown:
-            raise  # the commit may come after a fill that a delete would let in
-        except BaseException:
-            self._cache.delete(_key(userid))
-            raise
-        self._cache.delete(_key(userid))
+        return nullcontext() if self._leases is None else self._leases.changing(_key(userid))
 
     def get_many(self, userids: Iterable[int]) -> tuple[dict[int, Recent], list[int]]:
         """The newest posts of many users.
@@ -312,12 +285,8 @@ class RecentCache:
         return home
 
     def _lease(self, userid: int) -> Any:
-        """The cas number of a lease on a user's value; None when it must not be filled now."""
-        if self._cache is None:
-            return None
-        self._cache.add(_key(userid), LEASE, LEASE_S)
-        held = self._cache.gets(_key(userid))
-        return held[1] if held is not None and held[0] == LEASE else None
+        """The cas number to store a user's value by; None when it must not be stored now."""
+        return None if self._leases is None else self._leases.take(_key(userid))
 
     def _query(self, cluster: int, some: Sequence[User], before_ms: int | None) -> dict[int, bytes]:
         """Values of users who live on one cluster: one query for up to 100 of them."""

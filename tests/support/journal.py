@@ -94,6 +94,8 @@ class TestJournal:
         site: TestSite,
         cache: Client | None,
         jobs: JobClient | None = None,
+        *,
+        site_url: str = "http://testserver",
         **settings: Any,
     ) -> None:
         self.site = site
@@ -107,7 +109,7 @@ class TestJournal:
             cache,
             JournalSettings.model_validate({**CHEAP, **settings}),
             jobs=jobs,
-            url="http://testserver",
+            url=site_url,
         )
         self.kit: Kit = self.app.state.kit
 

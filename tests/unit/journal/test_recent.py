@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,8 +16,9 @@ from lj_services.database import CommitUnknown
 from lj_services.journal import posts
 from lj_services.journal.errors import NotFound
 from lj_services.journal.friendspage import merged_page, parse_place
+from lj_services.journal.leases import CHANGING, CHANGING_S, LEASE, Leases
 from lj_services.journal.posts import Draft
-from lj_services.journal.recent import CHANGING, LEASE, Recent, RecentCache, encode
+from lj_services.journal.recent import Recent, RecentCache, encode
 from lj_services.journal.security import Security
 from lj_services.usercluster.tables import user_home
 from tests.support.journal import MakeJournal, TestJournal
@@ -159,11 +161,11 @@ def test_a_writer_that_is_killed_after_its_commit_leaves_no_old_value(
     user = journal.users.create("ann")
     _write(journal, "ann", "old")
     assert _subjects(journal, user.userid) == ["old"]
-    monkeypatch.setattr(journal.cache, "delete", lambda key: False)  # never comes to it
+    monkeypatch.setattr(Leases, "_end", lambda *_: None)  # never comes to it
     _write(journal, "ann", "new")
-    assert journal.cache.get((user.userid, f"recent:{user.userid}")) == CHANGING
+    assert journal.cache.get((user.userid, f"recent:{user.userid}")).startswith(CHANGING)
     assert _subjects(journal, user.userid) == ["new", "old"]
-    assert journal.cache.get((user.userid, f"recent:{user.userid}")) == CHANGING
+    assert journal.cache.get((user.userid, f"recent:{user.userid}")).startswith(CHANGING)
 
 
 def test_a_writer_that_can_not_tell_whether_it_committed_leaves_no_old_value(
@@ -186,7 +188,7 @@ def test_a_writer_that_can_not_tell_whether_it_committed_leaves_no_old_value(
     with pytest.raises(CommitUnknown):
         _write(journal, "ann", "new")
     assert _subjects(journal, user.userid) == ["old"]
-    assert journal.cache.get(key) == CHANGING
+    assert journal.cache.get(key).startswith(CHANGING)
     committing[0].__exit__(None, None, None)  # and now the server comes to it
     assert _subjects(journal, user.userid) == ["new", "old"]
 
@@ -196,7 +198,47 @@ def test_a_writer_that_fails_lets_the_cache_be_filled(journal: TestJournal) -> N
     user = journal.users.create("ann")
     with pytest.raises(NotFound):
         posts.remove(journal.users, journal.kit.recents, user, 1)
-    assert journal.cache.get((user.userid, f"recent:{user.userid}")) is None
+    assert _subjects(journal, user.userid) == []
+    assert journal.cache.get((user.userid, f"recent:{user.userid}")).startswith(b"LJR1")
+
+
+@pytest.mark.parametrize("first_to_end", ["a", "b"])
+def test_of_two_changes_that_overlap_either_may_be_killed(
+    journal: TestJournal, first_to_end: str
+) -> None:
+    assert journal.cache is not None
+    user = journal.users.create("ann")
+    key = (user.userid, f"recent:{user.userid}")
+    _write(journal, "ann", "old")
+    assert _subjects(journal, user.userid) == ["old"]
+    changes = {name: journal.kit.recents.changing(user.userid) for name in "ab"}
+    for change in changes.values():
+        change.__enter__()
+    changes.pop(first_to_end).__exit__(None, None, None)
+    assert _subjects(journal, user.userid) == ["old"]  # and this is not kept, since:
+    assert journal.cache.get(key).startswith(CHANGING)
+    _write(journal, "ann", "new")  # the other one commits; and is killed, let's say
+    assert _subjects(journal, user.userid) == ["new", "old"]
+    assert journal.cache.get(key).startswith(CHANGING)
+    for change in changes.values():
+        change.__exit__(None, None, None)
+    assert _subjects(journal, user.userid) == ["new", "old"]
+    assert journal.cache.get(key).startswith(b"LJR1")
+
+
+def test_a_change_that_never_ended_is_forgotten_though_others_come_and_go(
+    journal: TestJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert journal.cache is not None
+    user = journal.users.create("ann")
+    killed = journal.kit.recents.changing(user.userid)
+    killed.__enter__()
+    _write(journal, "ann", "one")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + CHANGING_S + 1)
+    _write(journal, "ann", "two")
+    assert _subjects(journal, user.userid) == ["two", "one"]
+    assert journal.cache.get((user.userid, f"recent:{user.userid}")).startswith(b"LJR1")
 
 
 @pytest.mark.parametrize(
