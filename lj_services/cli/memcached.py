@@ -59,7 +59,7 @@ def stats(site: Site, kind: tuple[str, ...], as_json: bool) -> None:
         output.table(list(rows[0]), rows)
 
 
-@command.command()
+@command.command(short_help="On which cache server each KEY lies.")
 @click.argument("keys", nargs=-1, required=True, metavar="KEY...")
 @click.option("--pin", type=int, metavar="NUMBER", help="Keys of this number, as a userid.")
 @json_option
@@ -121,7 +121,9 @@ def _summary(address: str, told: dict[str, str] | None) -> dict[str, Any]:
         "state": state,
         "up": _duration(figure("uptime")),
         "items": figure("curr_items"),
-        "memory": None if used is None or limit is None else f"{used >> 20} of {limit >> 20} MiB",
+        "memory": None
+        if used is None or limit is None
+        else f"{used / 2**20:.1f} of {limit >> 20} MiB",
         "hits": f"{hits / (hits + misses):.1%}" if hits + misses else None,
         "evictions": figure("evictions"),
     }

@@ -22,7 +22,7 @@ from lj_services.usercluster.upgrade import Behind, Upgrader
 COLUMNS = ["userid", "name", "cluster", "from", "to", "held_ms", "error"]
 
 
-@click.command()
+@click.command(short_help="Bring users to schema_ver N.")
 @click.argument("who", nargs=-1)
 @click.option("--cluster", type=int, help="Everybody who lives on this one.")
 @click.option("--all", "everybody", is_flag=True, help="Everybody.")

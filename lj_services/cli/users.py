@@ -62,7 +62,7 @@ def list_command(site: Site, cluster: int | None, after: int, limit: int, as_jso
     Output(as_json).table(columns, [_record(site, user) for user in users])
 
 
-@command.command()
+@command.command(short_help="Forbid (on) or allow (off) a user's writes.")
 @click.argument("who")
 @click.argument("switch", type=click.Choice(["on", "off"]))
 @json_option

@@ -14,6 +14,27 @@ from lj_services.journal.text import to_html
 
 _HUES = ("#b5523b", "#3b6ea5", "#5b7f3a", "#8a5a9e", "#b07d2b", "#2f8583", "#a34a6e", "#5d5f9e")
 _SIZE = 5
+# What stands in the name that a browser gives itself, and what people call it.  Most claim to
+# be older ones as well: the first that is found counts.
+_BROWSERS = (
+    ("Edg", "Edge"),
+    ("OPR/", "Opera"),
+    ("Firefox/", "Firefox"),
+    ("FxiOS/", "Firefox"),
+    ("Chrome/", "Chrome"),
+    ("CriOS/", "Chrome"),
+    ("Safari/", "Safari"),
+    ("curl/", "curl"),
+)
+_SYSTEMS = (
+    ("Android", "Android"),
+    ("iPhone", "an iPhone"),
+    ("iPad", "an iPad"),
+    ("Windows", "Windows"),
+    ("Macintosh", "a Mac"),
+    ("CrOS", "a Chromebook"),
+    ("Linux", "Linux"),
+)
 
 
 def environment() -> Environment:
@@ -25,7 +46,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(body=to_html, when=when, day=day, iso=iso, picture=picture)
+    made.filters.update(body=to_html, when=when, day=day, iso=iso, picture=picture, browser=browser)
     made.globals.update(limits=config)
     return made
 
@@ -49,6 +70,13 @@ def day(ms: int) -> str:
 def iso(ms: int) -> str:
     """For ``<time datetime>``."""
     return _utc(ms).isoformat(timespec="seconds")
+
+
+def browser(user_agent: str) -> str:
+    """``Firefox on Linux``, of what a browser calls itself (RFC 9110, User-Agent)."""
+    name = next((name for mark, name in _BROWSERS if mark in user_agent), "A browser")
+    system = next((name for mark, name in _SYSTEMS if mark in user_agent), None)
+    return name if system is None else f"{name} on {system}"
 
 
 @lru_cache(maxsize=4096)

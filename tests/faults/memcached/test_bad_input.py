@@ -178,6 +178,28 @@ def test_ten_thousand_idle_connections(our_memcached: Start) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"get " + b" ".join(b"%d" % number for number in range(30_000)) + b"\r\n",
+        b"set k 0 0 200000\r\n" + b"x" * 200_000 + b"\r\n",
+        b"set k 0 0 1000\r\n" + b"x" * 1000 + b"\r\n" + b"get other\r\n" * 10_000,
+    ],
+    ids=["get", "set", "pipeline"],
+)
+def test_clients_that_rest_leave_nothing_of_what_they_sent(
+    our_memcached: Start, request_bytes: bytes
+) -> None:
+    server = our_memcached(fresh=True)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(200)]
+        before = resident(server)
+        for client in clients:
+            client.send(request_bytes + b"version\r\n")
+            client.read(b"VERSION")
+        assert resident(server) - before < 8 * MIB
+
+
 def test_sigterm_drains(our_memcached: Start) -> None:
     server = our_memcached(fresh=True)
     value = b"x" * 500_000

@@ -48,7 +48,7 @@ def test_stats_has_a_line_for_each_server(
     _, live_line, dead_line = result.output.splitlines()
     assert server.address in live_line
     assert "live" in live_line
-    assert "0 of 16 MiB" in live_line
+    assert "0.0 of 16 MiB" in live_line
     assert dead in dead_line
     assert "dead" in dead_line
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lj_services.journal import looks
 from lj_services.journal.text import clean, excerpt, to_html
 
 pytestmark = pytest.mark.unit
@@ -102,3 +103,33 @@ def test_excerpt() -> None:
     assert excerpt("short", 10) == ("short", False)
     assert excerpt("some words here", 12) == ("some words …", True)
     assert excerpt("x" * 30, 10) == ("x" * 10 + " …", True)
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "shown"),
+    [
+        (
+            "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
+            "Firefox on Linux",
+        ),
+        (
+            "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) "
+            "Chrome/126.0.0.0 Safari/537.36 Edg/126.0.0.0",
+            "Edge on Windows",
+        ),
+        (
+            "Mozilla/5.0 (Linux; Android 14) AppleWebKit/537.36 (KHTML, like Gecko) "
+            "Chrome/126.0.0.0 Mobile Safari/537.36",
+            "Chrome on Android",
+        ),
+        (
+            "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15 "
+            "(KHTML, like Gecko) Version/17.5 Mobile/15E148 Safari/604.1",
+            "Safari on an iPhone",
+        ),
+        ("curl/8.9.1", "curl"),
+        ("", "A browser"),
+    ],
+)
+def test_a_browser_has_a_name_that_people_know(user_agent: str, shown: str) -> None:
+    assert looks.browser(user_agent) == shown
