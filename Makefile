@@ -88,6 +88,7 @@ down: venv ## Stop the services; data stays, `make up` starts them again
 .PHONY: status
 status: ## What runs
 	@test -x $(CURRENT)/supervisorctl || { echo "Nothing is installed yet: make up"; exit 1; }
+	@test -S $(VAR)/run/supervisor.sock || { echo "Nothing runs: make up"; exit 1; }
 	@$(SUPERVISORCTL) status || { echo "Not everything runs: make up, or make logs"; exit 1; }
 
 .PHONY: logs
