@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from sqlalchemy import Connection, func, inspect, select
 
-from lj_services.database import Databases
+from lj_services.database import Databases, cluster_role
 from lj_services.usercluster.balance.plan import BalanceError
 from lj_services.usercluster.balance.rules import ClusterState
 from lj_services.usercluster.balance.snapshot import (
@@ -76,7 +76,11 @@ def load_snapshot(
     known = np.bincount(users.cluster, minlength=len(numbers)).tolist()
     return Snapshot(
         tuple(
-            replace(figures, unsurveyed=max(0, homes.get(figures.clusterid, 0) - known[i]))
+            replace(
+                figures,
+                unsurveyed=max(0, homes.get(figures.clusterid, 0) - known[i]),
+                embedded=databases.writer(cluster_role(figures.clusterid)).is_sqlite,
+            )
             for i, figures in enumerate(clusters)
         ),
         users,

@@ -83,6 +83,11 @@ def make_plan(snapshot: Snapshot, rules: BalanceRules) -> Plan:
             else "nobody has measured how busy the disks are"
         )
         notes.append(f"{why}: only disk space is balanced")
+    if embedded := [str(f.clusterid) for f in snapshot.clusters if f.embedded]:
+        notes.append(
+            f"on SQLite nobody can tell how much users write: those of cluster "
+            f"{', '.join(embedded)} count as writing nothing"
+        )
     if unknown := sum(figures.unsurveyed for figures in snapshot.clusters):
         notes.append(f"{unknown} users have not been surveyed: they stay where they are")
     return _Planning(snapshot, rules, free, disk, writes, notes).run()

@@ -40,6 +40,7 @@ class ClusterFigures:
         write_rate: writes a second, those of users whom nobody knows included; None:
             the sum of the users'.
         unsurveyed: users who live there and whose size is unknown: they stay.
+        embedded: it is on SQLite, where nobody can tell how much its users write.
     """
 
     clusterid: int
@@ -50,6 +51,7 @@ class ClusterFigures:
     busy: float | None = None
     write_rate: float | None = None
     unsurveyed: int = 0
+    embedded: bool = False
 
     def __post_init__(self) -> None:
         if self.disk_total <= 0 or self.disk_used < 0 or self.weight < 0:

@@ -19,8 +19,11 @@ def cluster(
     *,
     weight: float = 100,
     busy: float | None = None,
+    embedded: bool = False,
 ) -> ClusterFigures:
-    return ClusterFigures(number, total, used, state=state, weight=weight, busy=busy)
+    return ClusterFigures(
+        number, total, used, state=state, weight=weight, busy=busy, embedded=embedded
+    )
 
 
 def snapshot(clusters: Sequence[ClusterFigures], users: Sequence[User]) -> Snapshot:

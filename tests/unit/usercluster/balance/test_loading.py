@@ -84,6 +84,7 @@ def test_users_and_clusters(site: TestSite) -> None:
     assert (one.clusterid, one.disk_total, one.disk_used) == (1, 10_000, 1500)
     assert (one.busy, one.write_rate, one.unsurveyed, one.weight) == (0.7, 12.0, 1, 100)
     assert (two.disk_total, two.disk_used, two.busy, two.unsurveyed) == (1 << 20, 0, None, 0)
+    assert one.embedded
     assert flags(found) == {}
 
 

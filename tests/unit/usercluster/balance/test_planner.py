@@ -270,3 +270,9 @@ def test_what_nobody_measured_is_said():
     busy = make_plan(snapshot([cluster(1, 10, busy=0.5)], []), RULES)
     assert "nobody knows how much users write" in busy.notes[0]
     assert [row.busy_before for row in busy.forecast] == [0.5]
+    clusters = [cluster(1, 10, embedded=True), cluster(2, 10), cluster(3, 10, embedded=True)]
+    embedded = make_plan(snapshot(clusters, []), RULES)
+    assert embedded.notes[1] == (
+        "on SQLite nobody can tell how much users write: those of cluster 1, 3 count as writing "
+        "nothing"
+    )
