@@ -33,6 +33,11 @@ class ServerSettings(TextCommandSettings):
         description="what becomes of a job that takes longer than its worker allows: fail tells "
         "the clients, retry gives it to another worker, as often as job_retries says",
     )
+    round_robin: bool = Field(
+        default=True,
+        description="whether a worker's functions take turns among jobs of one priority; false: "
+        "a function's jobs wait while there are any of one that the worker named before it",
+    )
     exceptions: bool = Field(
         default=False, description="tell exceptions to all clients, not only to those that ask"
     )

@@ -181,7 +181,7 @@ class Places:
                 job = function.first(priority)
                 if job is None:
                     continue
-                if len(abilities) > 1:
+                if len(abilities) > 1 and self.rules.round_robin:
                     abilities.move_to_end(name)
                 self.start(job, peer, limit)
                 return job

@@ -28,6 +28,8 @@ class Rules:
     job_retries: int = -1
     """How often a job whose worker was lost is given to another one; -1: always."""
     on_timeout: Literal["fail", "retry"] = "fail"
+    round_robin: bool = True
+    """Whether the functions of a worker take turns; else the one it named first comes first."""
     max_queue: int = 0
     """Jobs of a function, beyond which more are refused; 0: any number."""
     max_data: int = 0

@@ -381,6 +381,7 @@ def _rules(settings: ServerSettings) -> Rules:
     return Rules(
         job_retries=settings.job_retries,
         on_timeout=settings.on_timeout,
+        round_robin=settings.round_robin,
         max_queue=settings.max_queue,
         max_data=settings.max_data,
     )

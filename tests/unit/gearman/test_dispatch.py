@@ -82,7 +82,14 @@ def test_a_job_from_call_to_result(box: Box) -> None:
     assert not box.queues.jobs
 
 
-def test_priorities_over_all_functions_and_turns_among_equals(box: Box) -> None:
+@pytest.mark.parametrize(
+    ("round_robin", "equals"),
+    [(True, [b"a1", b"b1", b"a2", b"b2"]), (False, [b"a1", b"a2", b"b1", b"b2"])],
+)
+def test_priorities_over_all_functions_and_turns_among_equals(
+    round_robin: bool, equals: list[bytes]
+) -> None:
+    box = Box(Rules(round_robin=round_robin))
     client, worker = box.peer(), box.worker(b"a", b"b")
     order = [
         (T.SUBMIT_JOB_LOW_BG, b"a", b"low"),
@@ -95,7 +102,7 @@ def test_priorities_over_all_functions_and_turns_among_equals(box: Box) -> None:
     for kind, name, data in order:
         box.submit(client, kind, name, b"", data)
     given = [box.send(worker, T.GRAB_JOB)[0][1][2] for _ in order]
-    assert given == [b"high", b"a1", b"b1", b"a2", b"b2", b"low"]
+    assert given == [b"high", *equals, b"low"]
 
 
 def test_submissions_with_one_key_share_a_job(box: Box) -> None:
