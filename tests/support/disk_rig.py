@@ -41,6 +41,16 @@ def is_mounted(path: Path) -> bool:
     )
 
 
+def acked(state: Path, run: str) -> int:
+    """Acknowledgements of a run that are in a listener's journal by now."""
+    frames, count = FrameReader(), 0
+    with contextlib.suppress(ProtocolError):
+        for frame in frames.feed((state / f"{run}.journal").read_bytes()):
+            if frame.kind is Kind.DONE:
+                count += len(decode_done(frame)) // 2
+    return count
+
+
 class Rig:
     """One disk and what stands on it; a context manager.
 
@@ -197,12 +207,7 @@ class Checker:
 
     def acked(self, run: str) -> int:
         """Acknowledgements of a run that are on the listener's disk by now."""
-        frames, count = FrameReader(), 0
-        with contextlib.suppress(ProtocolError):
-            for frame in frames.feed((self.state / f"{run}.journal").read_bytes()):
-                if frame.kind is Kind.DONE:
-                    count += len(decode_done(frame)) // 2
-        return count
+        return acked(self.state, run)
 
     def wait_acked(self, writing: Writing, count: int) -> None:
         """Let a run write until so many writes are acknowledged, or it ended."""

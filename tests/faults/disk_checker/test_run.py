@@ -5,44 +5,72 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.support.disk_rig import CHECKER, Rig
+from tests.support.disk_rig import CHECKER, Rig, acked
+from tests.support.process import wait_for
 
 pytestmark = pytest.mark.faults
 
 
+ENOUGH = 200
+
+
 @contextmanager
 def switchboard(rig: Rig, folder: Path, mode: str) -> Iterator[tuple[str, str]]:
-    """Shell commands that cut the rig's power and give it back."""
+    """Shell commands that cut the rig's power and give it back.
+
+    The rig belongs to this process, so each command asks it, by a file that holds the run, and
+    waits for the answer: an empty file, or the words of what went wrong, with which it fails.
+    The cut waits until a cycle can prove something, however slow the machine is today.
+    """
     ended = threading.Event()
-    commands = []
-    for name in ("off", "on"):
-        asked, answered = folder / f"{name}.asked", folder / f"{name}.answered"
-        commands.append(
-            f"touch {asked}; while [ ! -e {answered} ]; do sleep 0.02; done; rm {answered}"
+
+    def off(run: str) -> None:
+        wait_for(
+            lambda: acked(folder / "state", run) >= ENOUGH,
+            f"{ENOUGH} acknowledged writes",
+            timeout_s=60,
+            every_s=0.05,
         )
+        rig.cut()
+
+    def on(_run: str) -> None:
+        rig.restart(mode)
+        rig.mount()
+
+    switches: dict[str, Callable[[str], None]] = {"off": off, "on": on}
 
     def serve() -> None:
         while not ended.wait(0.02):
-            for name in ("off", "on"):
-                if (folder / f"{name}.asked").exists():
-                    (folder / f"{name}.asked").unlink()
-                    if name == "off":
-                        rig.cut()
-                    else:
-                        rig.restart(mode)
-                        rig.mount()
-                    (folder / f"{name}.answered").touch()
+            for name, switch in switches.items():
+                asked = folder / f"{name}.asked"
+                if asked.exists():
+                    run, said = asked.read_text().strip(), ""
+                    asked.unlink()
+                    try:
+                        switch(run)
+                    except Exception as error:
+                        said = f"{name}: {error!r}"
+                    new = folder / f"{name}.new"
+                    new.write_text(said)
+                    new.rename(folder / f"{name}.answered")
+
+    def command(name: str) -> str:
+        ask, answer = folder / f"{name}.ask", folder / f"{name}.answered"
+        return (
+            f'echo "$RUN" > {ask}; mv {ask} {ask}ed; while [ ! -e {answer} ]; do sleep 0.02; done; '
+            f'said=$(cat {answer}); rm {answer}; [ -z "$said" ] || {{ echo "$said" >&2; exit 1; }}'
+        )
 
     thread = threading.Thread(target=serve)
     thread.start()
     try:
-        yield commands[0], commands[1]
+        yield command("off"), command("on")
     finally:
         ended.set()
         thread.join()
@@ -64,11 +92,11 @@ def test_cycles_from_the_desk(tmp_path: Path, mode: str, code: int, cycles: int)
                 [
                     *(CHECKER, "run", target, "4M", "--state", tmp_path / "state"),
                     *("--power-off", off, "--power-on", on, "--cycles", "2"),
-                    *("--write-seconds", "2", "--same-boot", "--block-size", "4k", "--json"),
+                    *("--write-seconds", "0.3", "--same-boot", "--block-size", "4k", "--json"),
                 ],
                 capture_output=True,
                 text=True,
-                timeout=120,
+                timeout=300,
             )
     assert done.returncode == code, done.stdout + done.stderr
     outcome = json.loads(done.stdout)
@@ -95,3 +123,16 @@ def test_a_switch_that_fails_is_told(tmp_path: Path) -> None:
     )
     assert done.returncode == 2, done.stdout + done.stderr
     assert "ended with 7: no such outlet" in done.stderr
+
+
+def test_a_switchboard_that_fails_says_why(tmp_path: Path) -> None:
+    """Else a rig that broke would leave the command waiting, and the test with it."""
+
+    class Broken(Rig):
+        def restart(self, mode: str = "writeback") -> str:
+            raise RuntimeError(f"no {mode} today")
+
+    with switchboard(Broken(tmp_path), tmp_path, "unsafe") as (_, on):
+        done = subprocess.run(["/bin/sh", "-c", on], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "no unsafe today" in done.stderr
