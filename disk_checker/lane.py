@@ -152,7 +152,7 @@ class Lane:
             self.ended = True
             return
         data = self._rest + data
-        whole = len(data) & ~7
+        whole, old = len(data) & ~7, False
         words = memoryview(data)[:whole].cast("Q")
         at = 0
         while at + 3 <= len(words):
@@ -169,10 +169,12 @@ class Lane:
             if kind != TOLD:
                 freed, built_us = self._pieces.popleft()
                 self._free += freed
-                if now_us - built_us > _OLD_US and self._ahead > 2:
-                    self._ahead -= 1
+                old = now_us - built_us > _OLD_US
             yield Answer(kind, count, seq, time_us, note)
         self._rest = data[at * 8 :]
+        # Once for all that came: a stall of the disk makes all that waited old.
+        if old and self._ahead > 2:
+            self._ahead -= 1
         if not self._pieces:
             self._ahead = min(self.slots.count, self._ahead * 2)
 

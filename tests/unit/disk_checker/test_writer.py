@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from disk_checker.classify import judge_block
 from disk_checker.errors import ListenerGone
 from disk_checker.groupsync import GroupSync
-from disk_checker.lane import Lane
+from disk_checker.lane import ACKED, Lane, encode_answer
 from disk_checker.plan import Plan
 from disk_checker.protocol import FrameReader, Kind, decode_done, decode_intents
 from disk_checker.stamp import Stamper
@@ -244,3 +245,31 @@ def test_a_database_writes_twice_before_in_place_and_shares_its_log_syncs() -> N
     assert len(double) == len(pages) == 8
     assert max(double) < min(pages)
     assert max(block for batch in work[:8] for block in batch.blocks) < min(double)
+
+
+def test_a_stall_of_the_disk_leaves_the_lane_deep(tmp_path: Path) -> None:
+    """What waited while the disk stalled says nothing about how much should be ahead."""
+    plan = make_plan(block_size=512, size=1 << 20)
+    lane = Lane(Stamper(5, 512), 1)
+    try:
+        lane.plan(1, list(islice(batches(plan, 0, 1), 1000)))
+
+        def answer(now_us: int) -> int:
+            """The worker does all that it was given; how much that was."""
+            words = array("Q", os.read(lane.worker_commands, 1 << 16))
+            for first in words[::3]:
+                os.write(lane.worker_answers, encode_answer(ACKED, 1, first, now_us).tobytes())
+            return len(list(lane.collect(now_us)))
+
+        for _ in range(10):  # the worker was kept waiting: more each time
+            lane.feed(1000, 0)
+            deepest = answer(1000)
+        assert deepest == lane.slots.count
+        lane.feed(1000, 1000)
+        assert answer(10_000_000) == deepest
+        lane.feed(1000, 10_000_000)
+        assert answer(10_001_000) >= deepest // 2
+    finally:
+        lane.close()
+        os.close(lane.worker_commands)
+        os.close(lane.worker_answers)
