@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from disk_checker.errors import CycleError, ListenerGone
+from disk_checker.errors import CycleError, ListenerFailed
 from disk_checker.statistics import loss_bound
 from disk_checker.verify import note_cut
 
@@ -174,9 +174,8 @@ def own_listener(address: str, state: Path) -> Iterator[str]:
     try:
         said = process.stdout.readline()
         if "listening on " not in said:
-            raise ListenerGone(
-                f"The listener did not start: {log.read_text().strip().splitlines()[-1:]}"
-            )
+            last = log.read_text().strip().rpartition("\n")[2]
+            raise ListenerFailed(f"The listener did not start: {last}")
         yield said.split("listening on ")[1].split(",")[0]
     finally:
         process.terminate()
@@ -201,11 +200,14 @@ def run_cycles(victim: Victim, settings: Settings, tell: Tell) -> list[dict[str,
 
 
 def _cycle(victim: Victim, settings: Settings, number: int, tell: Tell) -> dict[str, Any]:
-    boot = "" if settings.same_boot else victim.run(_BOOT, 30)[1].strip()
+    boot = "" if settings.same_boot else _insist(victim, _BOOT, 30)[1].strip()
     program = settings.program or victim.program
     listener = settings.reach or settings.listener
     words = [*program, "create", listener, settings.target, settings.size]
-    process = victim.start(shlex.join([*words, *settings.words]))
+    try:
+        process = victim.start(shlex.join([*words, *settings.words]))
+    except OSError as error:
+        raise CycleError(f"{program[0]}: {error.strerror}: look at --program") from None
     environment = {
         "HOST": victim.name,
         "TARGET": settings.target,
@@ -232,11 +234,28 @@ def _cycle(victim: Victim, settings: Settings, number: int, tell: Tell) -> dict[
     verify = [*program, "verify", listener, settings.target, "--json"]
     verify += ["--run", run, *(["--same-boot"] if settings.same_boot else [])]
     verify += settings.verify_words
-    code, out, errors = victim.run(shlex.join(verify), 24 * 3600)
+    code, out, errors = _insist(victim, shlex.join(verify), 24 * 3600)
     if code not in (0, 1, 2) or not out.lstrip().startswith("{"):
         raise CycleError(f"verify on {victim.name} ended with {code}: {errors.strip()}")
     report: dict[str, Any] = json.loads(out)
     return report
+
+
+def _insist(victim: Victim, command: str, timeout_s: float) -> tuple[int, str, str]:
+    """Run a command on a victim that must answer; see :meth:`Victim.run`.
+
+    :raises CycleError: it did not.
+    """
+    try:
+        return victim.run(command, timeout_s)
+    except OSError as error:
+        raise CycleError(
+            f"{error}: `ssh {victim.name}` must work from here without a password"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise CycleError(
+            f"{victim.name}: no answer within {timeout_s:.0f} s to: {command}"
+        ) from None
 
 
 def _watch(process: subprocess.Popen[str], seconds: float, number: int, tell: Tell) -> str:

@@ -26,6 +26,10 @@ class ListenerGone(DiskCheckerError):
     exit_code = UNKNOWN
 
 
+class ListenerFailed(DiskCheckerError):
+    """The listener that a series of cycles brings along did not start."""
+
+
 class TargetError(DiskCheckerError):
     """The file, folder or device cannot be used as the target."""
 

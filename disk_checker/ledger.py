@@ -56,6 +56,14 @@ def run_name(run: int) -> str:
     return f"{run:016x}"
 
 
+def no_record(run: int) -> Refused:
+    """The refusal of a run that this ledger does not have."""
+    return Refused(
+        f"This listener has no record of run {run_name(run)}: `create` says a run's id in its "
+        "first line; or another listener (or another --state) recorded it."
+    )
+
+
 @dataclass
 class Totals:
     """What a run's journal adds up to."""
@@ -267,7 +275,7 @@ class Ledger:
         :raises Refused: when the run is unknown or its journal is gone.
         """
         if run not in self.plans or not self.path(run).exists():
-            raise Refused(f"This listener has no record of run {run_name(run)}.")
+            raise no_record(run)
         return Fold(self.path(run), self.plans[run])
 
     def keep_report(self, run: int, report: dict[str, Any]) -> Path:

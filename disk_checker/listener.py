@@ -18,7 +18,15 @@ from pydantic import ValidationError
 
 from disk_checker import protocol
 from disk_checker.errors import DiskCheckerError, ProtocolError, Refused
-from disk_checker.ledger import MAX_IN_FLIGHT, STATE_SIZE, Fold, Journal, Ledger, run_name
+from disk_checker.ledger import (
+    MAX_IN_FLIGHT,
+    STATE_SIZE,
+    Fold,
+    Journal,
+    Ledger,
+    no_record,
+    run_name,
+)
 from disk_checker.plan import Plan
 from disk_checker.protocol import Frame, FrameReader, Kind
 
@@ -210,8 +218,10 @@ class Listener:
         """What anybody may send about a finished or running run."""
         value = protocol.decode_json(frame)
         run = value.pop("run", None)
-        if frame.kind not in (Kind.NOTE, Kind.RESULT) or run not in self._ledger.plans:
+        if frame.kind not in (Kind.NOTE, Kind.RESULT) or not isinstance(run, int):
             raise ProtocolError(f"{frame.kind.name} makes no sense here")
+        if run not in self._ledger.plans:
+            raise no_record(run)
         if frame.kind is Kind.NOTE:
             # Appending is atomic per write, so a note may join a run under way.
             journal = Journal(self._ledger.path(run))

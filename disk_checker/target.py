@@ -21,7 +21,7 @@ from typing import Literal, Protocol
 from disk_checker import host
 from disk_checker.errors import TargetError
 from disk_checker.plan import Plan, SyncName, TargetKind
-from disk_checker.stamp import SECTOR, Kind, read_sector
+from disk_checker.stamp import MAX_BLOCK, SECTOR, Kind, read_sector
 
 _SYNC_FILE_RANGE_ALL = 7  # WAIT_BEFORE | WRITE | WAIT_AFTER
 _PROBES = 256
@@ -224,7 +224,10 @@ def _lock(path: Path, flags: int) -> int:
                 f"{path} is in use (mounted, part of a RAID or LVM, or swap): unmount it or take "
                 "another; writing to it would destroy what it serves."
             ) from None
-        raise TargetError(f"{path}: {error.strerror}") from None
+        hint = ""
+        if error.errno in (errno.EACCES, errno.EPERM):
+            hint = "; run it as root, or take a target that you may write to"
+        raise TargetError(f"{path}: {error.strerror}{hint}") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -248,6 +251,11 @@ def _kind_of(path: Path, workload: str) -> TargetKind:
     if mode and not stat.S_ISREG(mode):
         raise TargetError(f"{path} is neither a file, a folder nor a block device")
     return "file"
+
+
+def _is_of_devices(folder: Path) -> bool:
+    """Whether it belongs to /dev itself, and not to what is mounted there (/dev/shm)."""
+    return folder.stat().st_dev == Path("/dev").stat().st_dev
 
 
 def claim(
@@ -276,12 +284,17 @@ def claim(
         path = path.resolve()
     if not path.parent.is_dir():
         raise TargetError(f"{path.parent}: no such folder")
-    if size % block_size:
-        size -= size % block_size
-    least = 8 * threads
+    if not path.exists() and path.is_relative_to("/dev") and _is_of_devices(path.parent):
+        raise TargetError(f"{path}: no such device; `lsblk` lists those that there are")
+    if block_size % SECTOR or not SECTOR <= block_size <= MAX_BLOCK:
+        raise TargetError(
+            f"blocks of {block_size} bytes: must be a multiple of {SECTOR}, at most {MAX_BLOCK}"
+        )
+    asked, least = size, 8 * threads
+    size -= size % block_size
     if size // block_size < least:
         raise TargetError(
-            f"{size} bytes are too small: {threads} threads with blocks of {block_size} bytes "
+            f"{asked} bytes are too small: {threads} threads with blocks of {block_size} bytes "
             f"need at least {least * block_size}"
         )
     kind = _kind_of(path, workload)

@@ -37,7 +37,7 @@ def parse_address(text: str) -> tuple[str, int]:
     if not colon or (":" in host and not host.startswith("[")):
         host, port = text, "5400"
     if not host or not port.isdigit() or not int(port) < 65536:
-        raise Refused(f"{text!r} is not HOST:PORT")
+        raise Refused(f"{text!r} is not HOST:PORT (a port is a number below 65536)")
     return host.strip("[]"), int(port)
 
 

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from disk_checker import target as target_module
 from disk_checker.cli import main
+from disk_checker.cycle import own_listener
 from disk_checker.errors import TargetError
 from disk_checker.plan import parse_size
 from disk_checker.stamp import Stamper
@@ -129,3 +130,46 @@ def test_no_listener_is_told_with_what_to_do(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["create", "127.0.0.1:1", str(tmp_path / "f"), "1M"])
     assert done.exit_code == 2
     assert "start `disk-checker listen`" in done.output
+
+
+def test_a_device_that_is_not_there_is_no_new_file() -> None:
+    with pytest.raises(TargetError, match="no such device"):
+        take(Path("/dev/no-such-disk"))
+    assert not Path("/dev/no-such-disk").exists()
+
+
+@pytest.mark.parametrize("block_size", [0, 1000, 2 << 20])
+def test_block_sizes_that_cannot_be(tmp_path: Path, block_size: int) -> None:
+    with pytest.raises(TargetError, match="must be a multiple of 512, at most"):
+        take(tmp_path / "target", block_size=block_size)
+    assert not (tmp_path / "target").exists()
+
+
+RUN = ["--same-boot", "--power-off", "true", "--write-seconds", "0.1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "why"),
+    [
+        (["--listen", "192.0.2.1:1", *RUN], 3, "The listener did not start: disk-checker: 192"),
+        (["--program", "/no/such/program", *RUN], 2, "No such file or directory: look at --prog"),
+        (["--victim", "root@127.0.0.1:1", *RUN[1:]], 2, "without a password"),
+    ],
+    ids=["address of another host", "no program", "no ssh"],
+)
+def test_a_desk_that_cannot_begin_says_why(
+    tmp_path: Path, words: list[str], code: int, why: str
+) -> None:
+    target = str(tmp_path / "target")
+    state = str(tmp_path / "state")
+    done = CliRunner().invoke(main, ["run", target, "1M", "--state", state, *words])
+    assert done.exit_code == code, done.output
+    assert why in " ".join(done.output.split()), done.output
+    assert "Traceback" not in done.output
+
+
+def test_a_cut_of_a_run_that_nobody_recorded(tmp_path: Path) -> None:
+    with own_listener("127.0.0.1:0", tmp_path / "state") as address:
+        done = CliRunner().invoke(main, ["cut", address, "12"])
+    assert done.exit_code == 3
+    assert "no record of run 0000000000000012" in done.output
