@@ -146,7 +146,7 @@ class Dispatcher:
     def _grab(self, peer: Peer, args: Sequence[bytes]) -> None:
         job = self._next(peer)
         if job is not None:
-            peer.write(answer(T.JOB_ASSIGN, job.handle, job.function.name, job.data))
+            peer.send(T.JOB_ASSIGN, job.handle, job.function.name, job.data)
 
     def _grab_unique(self, peer: Peer, args: Sequence[bytes]) -> None:
         job = self._next(peer)
@@ -164,8 +164,7 @@ class Dispatcher:
             peer.send(T.JOB_ASSIGN_ALL, job.handle, name, job.unique, job.reducer, job.data)
 
     def _assign_unique(self, peer: Peer, job: Job) -> None:
-        raw = answer(T.JOB_ASSIGN_UNIQ, job.handle, job.function.name, job.unique, job.data)
-        peer.write(raw)
+        peer.send(T.JOB_ASSIGN_UNIQ, job.handle, job.function.name, job.unique, job.data)
 
     def _work_status(self, peer: Peer, args: Sequence[bytes]) -> None:
         job = self.queues.running(peer, args[0])

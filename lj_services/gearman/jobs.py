@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from enum import Enum, IntEnum
 from typing import Final
 
-from lj_services.gearman.protocol import PacketType, answer
+from lj_services.gearman.protocol import LARGE, PacketType, answer, answer_parts
 
 LEAST_TIMEOUT_S: Final = 1.0
 """Shortest time that a job may take.  Many workers give seconds where the protocol means
@@ -98,7 +98,11 @@ class Peer:
 
     def send(self, kind: PacketType, *args: bytes) -> None:
         """Have a packet sent."""
-        self.write(answer(kind, *args))
+        if not args or len(args[-1]) < LARGE:
+            self.write(answer(kind, *args))
+        else:
+            for part in answer_parts(kind, *args):
+                self.write(part)
 
     def write(self, data: bytes) -> None:
         """Have bytes sent."""
@@ -116,6 +120,24 @@ class Peer:
         self.mark = 0
         self.unsent_bytes -= len(data)
         return data
+
+    def take_parts(self) -> list[bytes]:
+        """What is to be sent, large data uncopied; it is forgotten here."""
+        parts: list[bytes] = []
+        small: list[bytes] = []
+        for data in self.outbox:
+            if len(data) < LARGE:
+                small.append(data)
+                continue
+            if small:
+                parts.append(b"".join(small))
+                small.clear()
+            parts.append(data)
+        if small:
+            parts.append(b"".join(small))
+        self.outbox.clear()
+        self.unsent_bytes = 0
+        return parts
 
     def take(self) -> bytes:
         """What is to be sent; it is forgotten here."""
@@ -217,10 +239,11 @@ class Job:
         """Send everybody who waits a packet about this job, once for each submission."""
         if not self.waiters:
             return
-        raw = answer(kind, self.handle, *args)
+        parts = answer_parts(kind, self.handle, *args)
         for peer, times in self.waiters.items():
             for _ in range(times):
-                peer.write(raw)
+                for part in parts:
+                    peer.write(part)
 
 
 GONE: Final = JobState.GONE
@@ -323,4 +346,4 @@ def shared_key(unique: bytes, data: bytes) -> bytes | tuple[bytes] | None:
     """What submissions of a function that share a job have in common; None: they don't share."""
     if unique != b"-":
         return unique or None
-    return (data,) if data else None
+    return (bytes(data),) if data else None

@@ -38,6 +38,7 @@ from lj_services.gearman.ledger import Batch
 from lj_services.gearman.metrics import ServerMetrics
 from lj_services.gearman.protocol import (
     HEADER,
+    LARGE,
     BadPacket,
     BrokenStream,
     Line,
@@ -206,7 +207,9 @@ class Connection(TcpConnection):
     def __init__(self, service: GearmanService) -> None:
         super().__init__(service)
         self._service = service
-        self._parser = PacketParser(Magic.REQUEST, max_body=service.settings.max_packet)
+        self._parser = PacketParser(
+            Magic.REQUEST, max_body=service.settings.max_packet, uncopied=LARGE
+        )
         self._often = service.dispatcher.often
         self.peer = Peer()
         self._number = -1  # of the socket's file, for what is sent past the transport
@@ -342,7 +345,9 @@ class Connection(TcpConnection):
             peer.take()
             return
         if self._writable and not peer.held:
-            if at_once:
+            if peer.unsent_bytes >= LARGE:
+                self._send_parts()
+            elif at_once:
                 self._send_at_once(peer.take())
             else:
                 self._transport.write(peer.take())
@@ -356,7 +361,11 @@ class Connection(TcpConnection):
             self._service.cut_off += 1
             self.close()
         elif not peer.held:
-            self._transport.write(peer.take())
+            self._send_parts()
+
+    def _send_parts(self) -> None:
+        for part in self.peer.take_parts():
+            self._transport.write(part)
 
     def _send_at_once(self, data: bytes) -> None:
         # The peer can go on while the server looks at what others have sent; a transport that

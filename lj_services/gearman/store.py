@@ -174,7 +174,12 @@ class JobStore:
     def _add(self, connection: Connection, rows: Sequence[Row]) -> None:
         insert = INSERT if self._databases.writer(ROLE).is_sqlite else INSERT.replace("?", "%s")
         for portion in _portions(rows):
-            connection.exec_driver_sql(insert, [(self._server, *row) for row in portion])
+            connection.exec_driver_sql(insert, [_values(self._server, row) for row in portion])
+
+
+def _values(server: str, row: Row) -> tuple[object, ...]:
+    # Not every driver takes the bytearray that large data is.
+    return (server, *row[:-1], bytes(row.data))
 
 
 def _portions(rows: Sequence[Row]) -> Iterator[list[Row]]:

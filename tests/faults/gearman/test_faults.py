@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from lj_services.gearman.protocol import HEADER
+from lj_services.gearman.protocol import HEADER, request
 from lj_services.gearman.protocol import PacketType as T
 from tests.support.gearman import GearmanServer, Start, Talk
 from tests.support.process import wait_for
@@ -217,6 +217,36 @@ def test_a_full_result_reaches_a_client_that_reads(gearman_server: Start) -> Non
         assert worker.call(T.GRAB_JOB, then=T.JOB_ASSIGN)[2] == big
         worker.send(T.WORK_COMPLETE, handle, big)
         assert client.expect(T.WORK_COMPLETE, handle)[1] == big
+
+
+def test_large_data_between_small(server: GearmanServer) -> None:
+    """What is large goes through in one piece, is a key like any data, and keeps its place."""
+    large = bytes(range(256)) * (2 << 12)
+    with server.connect() as client, server.connect() as worker:
+        names = [b"one", b"two", b"three"]
+        for name in names:
+            worker.send(T.CAN_DO, name)
+        client.socket.sendall(
+            request(T.SUBMIT_JOB, b"one", b"", b"1")
+            + request(T.SUBMIT_JOB, b"two", b"-", large)
+            + request(T.SUBMIT_JOB, b"two", b"-", large)
+            + request(T.SUBMIT_JOB, b"three", b"", b"3")
+        )
+        handles = [client.expect(T.JOB_CREATED)[0] for _ in range(4)]
+        assert handles[1] == handles[2]
+        worker.socket.sendall(request(T.GRAB_JOB) + request(T.GRAB_JOB_UNIQ) + request(T.GRAB_JOB))
+        worker.expect(T.JOB_ASSIGN, handles[0], b"one", b"1")
+        worker.expect(T.JOB_ASSIGN_UNIQ, handles[1], b"two", b"-", large)
+        worker.expect(T.JOB_ASSIGN, handles[3], b"three", b"3")
+        for handle, data in ((handles[0], b"x"), (handles[1], large), (handles[3], b"y")):
+            worker.send(T.WORK_DATA, handle, data)
+            worker.send(T.WORK_COMPLETE, handle, data)
+        assert client.expect(T.WORK_DATA, handles[0], b"x")
+        assert client.expect(T.WORK_COMPLETE, handles[0], b"x")
+        for kind in (T.WORK_DATA, T.WORK_DATA, T.WORK_COMPLETE, T.WORK_COMPLETE):
+            client.expect(kind, handles[1], large)
+        client.expect(T.WORK_DATA, handles[3], b"y")
+        client.expect(T.WORK_COMPLETE, handles[3], b"y")
 
 
 def test_sigterm_waits_for_the_jobs_that_run(server: GearmanServer) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lj_services.gearman.protocol import (
     HEADER,
+    LARGE,
     MAX_LINE,
     SHAPES,
     BadPacket,
@@ -18,6 +19,7 @@ from lj_services.gearman.protocol import (
     PacketParser,
     PacketType,
     ProtocolError,
+    answer_parts,
     pack,
     request,
     response,
@@ -125,6 +127,24 @@ def test_an_end_mark_behind_the_last_argument_is_forgiven() -> None:
     assert one(Magic.RESPONSE, raw) == Packet(Magic.RESPONSE, T.WORK_FAIL, (b"H:a:1",))
 
 
+def test_large_data_is_what_it_was_gathered_in() -> None:
+    parser = PacketParser(Magic.REQUEST, uncopied=LARGE)
+    large, small = bytes(LARGE), b"x"
+    for data, kind in ((large, bytearray), (small, bytes)):
+        [packet] = read(parser, request(T.SUBMIT_JOB, b"up", b"", data))
+        assert isinstance(packet, Packet)
+        assert packet.args == (b"up", b"", data)
+        assert [type(argument) for argument in packet.args] == [bytes, bytes, kind]
+
+
+@pytest.mark.parametrize("size", [0, 1, LARGE - 1, LARGE])
+def test_an_answer_in_parts_is_the_same_answer(size: int) -> None:
+    args = b"H:a:1", b"up", bytes(size)
+    parts = answer_parts(T.JOB_ASSIGN, *args)
+    assert b"".join(parts) == response(T.JOB_ASSIGN, *args)
+    assert len(parts) == 1 + (size >= LARGE)
+
+
 def test_empty_last_arguments_are_kept() -> None:
     raw = response(T.STATUS_RES, b"H:a:1", b"0", b"0", b"", b"")
     assert one(Magic.RESPONSE, raw) == Packet(
@@ -221,11 +241,14 @@ def cut(draw: st.DrawFn, raw: bytes) -> list[bytes]:
     return [raw[a:b] for a, b in zip([0, *at], [*at, len(raw)], strict=True)]
 
 
+UNCOPIED = st.sampled_from([None, 0, 10])
+
+
 @given(st.data(), st.sampled_from(Magic))
 def test_what_was_packed_is_read_however_it_is_cut(data: st.DataObject, magic: Magic) -> None:
     sent = data.draw(st.lists(packets(magic), max_size=6))
     raw = b"".join(pack(packet.magic, packet.type, *packet.args) for packet in sent)
-    parser = PacketParser(magic)
+    parser = PacketParser(magic, uncopied=data.draw(UNCOPIED))
     assert read(parser, *data.draw(cut(raw))) == sent
     assert parser.held == 0
 
@@ -246,7 +269,7 @@ PIECES = st.one_of(
 
 @given(st.data(), st.lists(PIECES, max_size=6).map(b"".join))
 def test_any_bytes_mean_the_same_however_they_are_cut(data: st.DataObject, raw: bytes) -> None:
-    def parser() -> PacketParser:
-        return PacketParser(Magic.REQUEST, max_body=30, max_line=32)
+    def parser(uncopied: int | None = None) -> PacketParser:
+        return PacketParser(Magic.REQUEST, max_body=30, max_line=32, uncopied=uncopied)
 
-    assert read(parser(), *data.draw(cut(raw))) == read(parser(), raw)
+    assert read(parser(data.draw(UNCOPIED)), *data.draw(cut(raw))) == read(parser(), raw)
