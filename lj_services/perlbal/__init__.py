@@ -5,7 +5,8 @@ Perlbal calls a service, a pool, a role or a tunable is called so here.
 
 A request's way through a reverse proxy, and the files that it meets::
 
-    listening.py         a service's address, and TLS
+    listening.py         a service's address
+      tls.py               certificates by host name, replaced while they are used
     frontend.py          ClientConnection: one client; requests in, responses out, in order
       answering.py         what it tells whoever answers
       http/head.py         bytes -> the request's head, strict against smuggling

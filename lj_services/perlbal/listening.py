@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
 from typing import TYPE_CHECKING, Any, Final
 
 from lj_services.perlbal.errors import CommandError
+from lj_services.perlbal.tls import Tls
 
 if TYPE_CHECKING:
     from lj_services.perlbal.service import Service
@@ -32,7 +32,7 @@ class Listener:
         if listen is None or service.role is None:
             raise CommandError(f"service {service.name} has no address to listen on")
         self.address = str(listen)
-        self._context = tls_context(service) if parameters.enable_ssl else None
+        self.tls = Tls(service) if parameters.enable_ssl else None
         family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -59,8 +59,13 @@ class Listener:
         self._starting = asyncio.get_running_loop().create_task(self._start(service.role))
 
     async def _start(self, role: Any) -> None:
+        tls = self.tls
         server = await asyncio.get_running_loop().create_server(
-            role.connection, sock=self._socket, ssl=self._context, backlog=BACKLOG
+            role.connection,
+            sock=self._socket,
+            ssl=None if tls is None else tls.context,
+            ssl_handshake_timeout=None if tls is None else tls.patience_s,
+            backlog=BACKLOG,
         )
         if self._closed:
             server.close()
@@ -75,56 +80,5 @@ class Listener:
         elif self._starting.done():
             self._socket.close()
 
-    def reload_tls(self) -> None:
-        """Read the certificates again, for connections from now on.
-
-        Raises:
-            CommandError: they can't be used; the old ones stay.
-        """
-        if self._context is not None:
-            tls_context(self.service)
-            _load(self._context, self.service)
-
     def __str__(self) -> str:
         return f"listening on {self.address} for service '{self.service.name}'"
-
-
-def tls_context(service: Service) -> ssl.SSLContext:
-    """The TLS context that a service's parameters describe.
-
-    Raises:
-        CommandError: a file is missing or can't be used.
-    """
-    parameters = service.parameters
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.set_ciphers(parameters.ssl_cipher_list)
-    except ssl.SSLError:
-        raise CommandError(
-            f"ssl_cipher_list: '{parameters.ssl_cipher_list}' selects no cipher"
-        ) from None
-    if parameters.ssl_honor_cipher_order:
-        context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
-    if parameters.ssl_ca_path is not None:
-        context.load_verify_locations(capath=str(parameters.ssl_ca_path))
-    context.verify_mode = {0: ssl.CERT_NONE, 1: ssl.CERT_OPTIONAL}.get(
-        parameters.ssl_verify_mode, ssl.CERT_REQUIRED
-    )
-    context.set_alpn_protocols(["http/1.1"])
-    _load(context, service)
-    return context
-
-
-def _load(context: ssl.SSLContext, service: Service) -> None:
-    parameters = service.parameters
-    if parameters.ssl_cert_file is None or parameters.ssl_key_file is None:
-        raise CommandError(
-            f"service {service.name}: enable_ssl needs ssl_cert_file and ssl_key_file"
-        )
-    try:
-        context.load_cert_chain(parameters.ssl_cert_file, parameters.ssl_key_file)
-    except (OSError, ssl.SSLError) as error:
-        raise CommandError(
-            f"certificate {parameters.ssl_cert_file} with key {parameters.ssl_key_file} "
-            f"can't be used: {error}"
-        ) from None

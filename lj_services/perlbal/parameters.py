@@ -74,6 +74,7 @@ class Parameters:
     ssl_cipher_list: str
     ssl_honor_cipher_order: bool
     ssl_key_file: Path | None
+    ssl_sni_path: Path | None
     ssl_verify_mode: int
     trusted_upstream_proxies: tuple[Network, ...]
     upload_status_listeners: tuple[str, ...]

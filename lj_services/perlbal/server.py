@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY
 
 from lj_services.daemon import ConfigError, ConnectionLimits
 from lj_services.daemon.listening import allow_open_files
+from lj_services.perlbal import tls
 from lj_services.perlbal.balancer import Balancer
 from lj_services.perlbal.config import BalancerSettings
 from lj_services.perlbal.errors import CommandError, ConfigFileError
@@ -96,12 +97,10 @@ class PerlbalService:
         """
         self.balancer.limits.max_connections = settings.max_connections
         self.balancer.limits.idle_timeout_s = settings.idle_timeout_s
-        for service in self.balancer.services.values():
-            if service.listener is not None:
-                try:
-                    service.listener.reload_tls()
-                except CommandError as error:
-                    raise ConfigError(f"{service.name}: {error}") from None
+        try:
+            tls.reload(self.balancer.services.values())
+        except CommandError as error:
+            raise ConfigError(f"certificates stay as they were: {error}") from None
         for pool in self.balancer.pools.values():
             pool.check_nodefile()
 

@@ -321,6 +321,14 @@ _ALL = (
     Tunable("latency", INT, 0, "a pause before each request, for tests", "selector", "ms"),
     # -- the kit's own ------------------------------------------------------------
     Tunable(
+        "ssl_sni_path",
+        FOLDER,
+        None,
+        "folder of further certificates, NAME.pem: each a chain and its key in one file; a client "
+        "that asks for a host (SNI) gets the one that is for it, any other ssl_cert_file",
+        own=True,
+    ),
+    Tunable(
         "backend_connect_timeout",
         INT,
         5,

@@ -1,4 +1,5 @@
-"""PROC, UPTIME, VERSION, FD, SOCKS, OBJ, AIO, HELP, VERBOSE, SHUTDOWN; and what is refused.
+"""PROC, UPTIME, VERSION, FD, SOCKS, OBJ, AIO, CERTIFICATES, HELP, VERBOSE, SHUTDOWN; and what is
+refused.
 
 Source: Perlbal::Manual::Management, and Perlbal 1.80's answers.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import lj_services
+from lj_services.perlbal import tls
 from lj_services.perlbal.errors import CommandError
 from lj_services.perlbal.language import Command
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 _VERBOSE = re.compile(r"verbose (on|off)")
 _SHUTDOWN = re.compile(r"shutdown(?: (graceful))?(?: (\d+))?")
+_CERTIFICATES = re.compile(r"certificates(?: (reload))?")
 _SOCKS = re.compile(r"socks(?: (\w+))?")
 
 
@@ -118,6 +121,17 @@ def aio(_balancer: Balancer, command: Command) -> None:
     command.end()
 
 
+def certificates(balancer: Balancer, command: Command) -> None:
+    """``CERTIFICATES [RELOAD]``: those in use; or read them again first, as SIGHUP does."""
+    if command.match(_CERTIFICATES, "usage: CERTIFICATES [RELOAD]")[1]:
+        tls.reload(balancer.services.values())
+    for service in balancer.services.values():
+        if service.listener is not None and service.listener.tls is not None:
+            for certificate in service.listener.tls.known:
+                command.out(f"{service.name} {certificate}")
+    command.end()
+
+
 def help_(balancer: Balancer, command: Command) -> None:
     """``HELP``: the commands there are."""
     command.no_arguments()
@@ -144,6 +158,7 @@ COMMANDS: Final = {
     "socks": socks,
     "obj": obj,
     "aio": aio,
+    "certificates": certificates,
     "help": help_,
     "gladiator": _refused("it shows Perl's memory"),
     "leaks": _refused("it shows Perl's memory; memory is in /metrics"),
