@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import click
 
+from lj_services.cli.gearman_options import servers_option
 from lj_services.cli.output import CommandError, Output, json_option
 from lj_services.daemon import ExitCode, HostPort
 from lj_services.daemon.log import configure_logging
@@ -24,7 +25,6 @@ from lj_services.gearman.client_errors import (
     TaskException,
     TaskRefused,
 )
-from lj_services.gearman.placement import parse_servers
 from lj_services.gearman.prefork import Prefork
 from lj_services.gearman.tasks import Task
 from lj_services.gearman.worker import Worker
@@ -33,30 +33,6 @@ _EXIT_CODES: tuple[tuple[type[GearmanError], ExitCode], ...] = (
     (BadTask, ExitCode.USAGE),
     (ServerUnreachable, ExitCode.UNREACHABLE),
     (TaskRefused, ExitCode.REFUSED),
-)
-
-
-def _servers(
-    _ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]
-) -> tuple[HostPort, ...]:
-    try:
-        return parse_servers(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-servers_option = click.option(
-    "--server",
-    "servers",
-    multiple=True,
-    callback=_servers,
-    metavar="HOST:PORT",
-    default=["127.0.0.1:4730"],
-    show_default=True,
-    envvar="LJ_GEARMAN_SERVERS",
-    show_envvar=True,
-    help="A job server; may be given many times (in the variable: with blanks between), in "
-    "the same order for all clients.",
 )
 
 

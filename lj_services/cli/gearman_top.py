@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lj_services.cli.gearman_clients import servers_option
+from lj_services.cli.gearman_options import servers_option
 from lj_services.cli.output import CommandError, Output, json_option
 from lj_services.daemon import ExitCode, HostPort
 from lj_services.gearman.admin_client import AdminClient, AdminRefused

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,10 @@ def test_the_scenario_verifies(box: Box) -> None:
 def test_a_second_run_changes_nothing(box: Box) -> None:
     pids = box.pids()
     box.molecule("idempotence")
-    assert set(pids) == {"journal", "memcached", "mover-coordinator", "mover-host", "mover-worker"}
+    assert set(pids) == {
+        *("gearman-worker", "gearmand", "gofer", "journal"),
+        *("memcached", "mover-coordinator", "mover-host", "mover-worker"),
+    }
     assert box.pids() == pids
 
 
@@ -108,6 +112,18 @@ def test_rules_for_moves_are_followed_and_disks_are_watched(box: Box) -> None:
     # Nobody has surveyed anything: it is their host that tells how large the disks are.
     wait_for(lambda: box.command("balance", "show").returncode == 0, "the host's figures")
     assert [cluster["disk"] > 0 for cluster in box.lj("balance", "show")] == [True, True]
+
+
+def test_debians_job_server_can_be_run_instead(box: Box) -> None:
+    before = box.pids()
+    run = box.play(SITE, gearmand_engine="gearmand")
+    assert run.exit_code == 0, run.output
+    with socket.create_connection(("127.0.0.1", box.ports["gearmand_port"]), 10) as connected:
+        connected.sendall(b"version\n")
+        assert connected.recv(100).startswith(b"OK 1.")
+    after = box.pids()
+    assert after["gearmand"] != before["gearmand"]
+    assert after["gearman-worker"] == before["gearman-worker"]  # it found the new one by itself
 
 
 def test_a_killed_service_comes_back(box: Box) -> None:

@@ -13,11 +13,14 @@ ROOT = Path(os.environ.get("LJ_MOLECULE_ROOT", "/tmp/lj-molecule"))  # noqa: S10
 PORTS = {
     "journal": int(os.environ.get("JOURNAL_PORT", "28080")),
     "memcached": int(os.environ.get("MEMCACHED_PORT", "28082")),
+    "gearmand": int(os.environ.get("GEARMAND_PORT", "28087")),
     "mover-coordinator": int(os.environ.get("MOVER_PORT", "28084")),
 }
 METRICS = {
     "journal": int(os.environ.get("JOURNAL_METRICS_PORT", "28081")),
     "memcached": int(os.environ.get("MEMCACHED_METRICS_PORT", "28083")),
+    "gearmand": int(os.environ.get("GEARMAND_METRICS_PORT", "28088")),
+    "gofer": int(os.environ.get("GEARMAN_WORKER_GOFER_METRICS_PORT", "28089")),
     "mover-coordinator": int(os.environ.get("MOVER_METRICS_PORT", "28085")),
     "mover-worker": int(os.environ.get("MOVER_WORKER_METRICS_PORT", "28086")),
 }
@@ -76,6 +79,37 @@ def test_the_schema_is_up_to_date(host: Host) -> None:
     rows = json.loads(status.stdout)
     assert {row["role"] for row in rows} == {"global", "cluster1", "cluster2"}
     assert {row["state"] for row in rows} == {"current"}
+
+
+def test_monitoring_finds_job_server_and_workers_well(host: Host) -> None:
+    check = host.run(
+        "%s gearman check --server 127.0.0.1:%s --min-workers 1 "
+        "-f journal.clean_html -f gofer.cluster1.read -f gofer.cluster2.write",
+        f"{ROOT}/runtime/current/bin/lj",
+        str(PORTS["gearmand"]),
+    )
+    assert (check.rc, check.stdout[:12]) == (0, "GEARMAN OK -")
+
+
+def test_workers_clean_html(host: Host) -> None:
+    done = host.run(
+        "%s --site %s gearman submit journal.clean_html %s --timeout 30",
+        f"{ROOT}/runtime/current/bin/lj",
+        SITE,
+        "<b>bold</b><script>alert(1)</script>",
+    )
+    assert done.stdout == "<b>bold</b>", done.stderr
+
+
+def test_the_gofer_asks_the_databases(host: Host) -> None:
+    script = (
+        "import sys; from lj_services.gearman import gofer;"
+        "cursor = gofer.connect([sys.argv[1]], 'cluster1').cursor();"
+        "print(cursor.execute('SELECT count(*) >= 0 FROM post').fetchall())"
+    )
+    python, address = f"{ROOT}/runtime/current/bin/python", f"127.0.0.1:{PORTS['gearmand']}"
+    done = host.run("%s -c %s %s", python, script, address)
+    assert done.stdout == "[(1,)]\n", done.stderr
 
 
 def test_the_front_page_answers(host: Host) -> None:
