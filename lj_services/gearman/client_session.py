@@ -104,8 +104,8 @@ class ClientSession:
         if deadline is not None:
             heapq.heappush(self._limits, (deadline, self._count, task))
         if task.key:
-            when = (task.run_at_s, task.run_when)
-            same = (task.function, task.unique, task.key, task.background, when)
+            how = (task.run_at_s, task.run_when, task.reducer)
+            same = (task.function, task.unique, task.key, task.background, how)
             known = self._equal.get(same)
             if known is not None and known.waiting:
                 self._where[task] = known

@@ -34,6 +34,10 @@ _BACKGROUND = {
     Priority.NORMAL: PacketType.SUBMIT_JOB_BG,
     Priority.LOW: PacketType.SUBMIT_JOB_LOW_BG,
 }
+_REDUCED = {
+    False: PacketType.SUBMIT_REDUCE_JOB,
+    True: PacketType.SUBMIT_REDUCE_JOB_BACKGROUND,
+}
 
 
 class JobHandle(NamedTuple):
@@ -95,6 +99,9 @@ class Task:
     """Once, in the next minute that fits: minute, hour, day of the month, month and day of the week
     (0: Monday), each a number or ``*``, as ``"30 4 * * *"``; in the server's time zone.  A
     background task of normal priority only; not with gearmand, which does not know it."""
+    reducer: str = ""
+    """Function that the worker is told to sum up with (`Call.reducer`); a task of normal priority
+    only.  Empty: none.  Not with Perl's server, which does not know it."""
     timeout_s: float | None = None
     """Longest wait for the result from the start of the run, in seconds; None: for ever."""
     retries: int = 0
@@ -148,12 +155,23 @@ class Task:
             raise BadTask(f"function {self.function!r}: 1 to {MAX_FUNCTION} bytes without NUL")
         if b"\0" in self.unique or len(self.unique) > MAX_UNIQUE:
             raise BadTask(f"unique key {self.unique!r}: at most {MAX_UNIQUE} bytes without NUL")
-        if len(self.payload) > MAX_BODY - MAX_FUNCTION - 2 * MAX_UNIQUE:
+        if len(self.payload) > MAX_BODY - 2 * MAX_FUNCTION - 2 * MAX_UNIQUE:
             raise BadTask(f"a payload of {len(self.payload)} bytes: the limit is {MAX_BODY}")
         if self.retries < 0:
             raise BadTask(f"retries is {self.retries}; it must be 0 or more")
         if self.run_at_s is not None or self.run_when is not None:
             self._check_time()
+        if self.reducer:
+            self._check_reducer()
+
+    def _check_reducer(self) -> None:
+        name = self.reducer.encode()
+        if b"\0" in name or len(name) > MAX_FUNCTION:
+            raise BadTask(f"reducer {self.reducer!r}: at most {MAX_FUNCTION} bytes without NUL")
+        if self.priority is not Priority.NORMAL:
+            raise BadTask("a task with a reducer has normal priority")
+        if self.run_at_s is not None or self.run_when is not None:
+            raise BadTask("a task with a reducer can't be run at a later time")
 
     def _check_time(self) -> None:
         if not self.background:
@@ -271,6 +289,10 @@ class Task:
         if self.run_when is not None:
             words = tuple(self.run_when.encode().split())
             return PacketType.SUBMIT_JOB_SCHED, (name, self.unique, *words, self.payload)
+        if self.reducer:
+            # The argument before the payload means nothing to any server.
+            args = (name, self.unique, self.reducer.encode(), b"", self.payload)
+            return _REDUCED[self.background], args
         kinds = _BACKGROUND if self.background else _FOREGROUND
         return kinds[self.priority], (name, self.unique, self.payload)
 

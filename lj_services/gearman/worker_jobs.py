@@ -47,6 +47,9 @@ class Call:
         """The key that the client gave; empty: none."""
         self.payload = assignment.payload
         """The argument."""
+        self.reducer = assignment.reducer.decode(errors="replace")
+        """The function that the client wants parts of the job summed up with; empty: none.
+        Who calls it, and with what, is the worker's function's business."""
         self.lost = False
         """The server went away: nobody will get the result, and the job may be done again
         by another worker.  Known after sending something."""

@@ -2,7 +2,7 @@
 
 No sockets.  A link is always in one of these states::
 
-    AWAKE --GRAB_JOB_UNIQ--> ASKED --NO_JOB--> EMPTY --PRE_SLEEP--> ASLEEP --NOOP--> AWAKE
+    AWAKE --GRAB_JOB_ALL---> ASKED --NO_JOB--> EMPTY --PRE_SLEEP--> ASLEEP --NOOP--> AWAKE
                                \\--JOB_ASSIGN--> BUSY --WORK_COMPLETE/FAIL--> AWAKE
 
 A link that may have several jobs at once (`at_once`) is BUSY only when it has that many.
@@ -40,6 +40,11 @@ class Assignment(NamedTuple):
     function: bytes
     unique: bytes
     payload: bytes
+    reducer: bytes = b""
+
+
+_GRABS = (PacketType.GRAB_JOB_ALL, PacketType.GRAB_JOB_UNIQ, PacketType.GRAB_JOB)
+"""How a job may be asked for; not all servers know the first ones."""
 
 
 class Link:
@@ -49,13 +54,13 @@ class Link:
         self.state = State.AWAKE
         self._at_once = at_once
         self._jobs = 0
-        self._grab = PacketType.GRAB_JOB_UNIQ
+        self._grab = 0
 
     def grab(self) -> PacketType:
         """Ask for a job: the packet to send."""
         assert self.state is State.AWAKE, self.state
         self.state = State.ASKED
-        return self._grab
+        return _GRABS[self._grab]
 
     def sleep(self) -> PacketType:
         """Go to sleep: the packet to send."""
@@ -92,6 +97,10 @@ class Link:
             case PacketType.JOB_ASSIGN_UNIQ if self.state is State.ASKED:
                 self._assigned()
                 return Assignment(*packet.args)
+            case PacketType.JOB_ASSIGN_ALL if self.state is State.ASKED:
+                self._assigned()
+                handle, function, unique, reducer, payload = packet.args
+                return Assignment(handle, function, unique, payload, reducer)
             case PacketType.JOB_ASSIGN if self.state is State.ASKED:
                 self._assigned()
                 handle, function, payload = packet.args
@@ -100,11 +109,9 @@ class Link:
                 # Some servers end a job at its exception, others (and so this worker)
                 # at the WORK_FAIL behind it; or the job took longer than was allowed.
                 return None
-            case PacketType.ERROR if (
-                self.state is State.ASKED and self._grab is PacketType.GRAB_JOB_UNIQ
-            ):
-                # Perl's server does not know the newer question.
-                self._grab = PacketType.GRAB_JOB
+            case PacketType.ERROR if self.state is State.ASKED and self._grab + 1 < len(_GRABS):
+                # Perl's server does not know the newer questions.
+                self._grab += 1
                 self.state = State.AWAKE
                 return None
         said = b" ".join(packet.args).decode(errors="replace")

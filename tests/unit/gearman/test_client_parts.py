@@ -85,6 +85,9 @@ def test_when_all_are_dead_all_are_tried() -> None:
         {"function": "f", "run_when": "* * *", "background": True},
         {"function": "f", "run_when": "* * * * *", "run_at_s": 1, "background": True},
         {"function": "f", "payload": b"x" * (64 << 20)},
+        {"function": "f", "reducer": "a\0b"},
+        {"function": "f", "reducer": "sum", "priority": Priority.LOW},
+        {"function": "f", "reducer": "sum", "run_at_s": 1, "background": True},
     ],
 )
 def test_tasks_that_cant_be_sent(wrong: dict[str, object]) -> None:
@@ -115,6 +118,15 @@ def test_a_task_for_a_minute_of_the_day() -> None:
         PacketType.SUBMIT_JOB_SCHED,
         (b"f", b"", b"30", b"4", b"*", b"*", b"*", b"p"),
     )
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_task_with_a_reducer(background: bool) -> None:
+    task = Task(function="f", payload=b"p", unique=b"u", background=background, reducer="sum")
+    kind, args = task.submit_packet()
+    assert (kind is PacketType.SUBMIT_REDUCE_JOB_BACKGROUND) == background
+    assert kind in (PacketType.SUBMIT_REDUCE_JOB, PacketType.SUBMIT_REDUCE_JOB_BACKGROUND)
+    assert args == (b"f", b"u", b"sum", b"", b"p")
 
 
 def test_the_first_outcome_stays() -> None:

@@ -19,7 +19,7 @@ def packet(kind: PacketType, *args: bytes) -> Packet:
 
 def asked() -> Link:
     link = Link()
-    assert link.grab() is PacketType.GRAB_JOB_UNIQ
+    assert link.grab() is PacketType.GRAB_JOB_ALL
     return link
 
 
@@ -38,6 +38,11 @@ def test_a_job_keeps_it_busy_until_it_is_finished() -> None:
     assert link.state is State.BUSY
     link.finished()
     assert link.state is State.AWAKE
+
+
+def test_a_job_with_a_reducer() -> None:
+    got = asked().received(packet(PacketType.JOB_ASSIGN_ALL, b"H:1", b"f", b"u", b"sum", b"p"))
+    assert got == Assignment(b"H:1", b"f", b"u", b"p", b"sum")
 
 
 def test_a_late_wake_up_does_not_disturb_the_grab() -> None:
@@ -59,16 +64,18 @@ def test_the_failure_behind_an_exception_may_be_refused() -> None:
 
 def test_a_server_that_does_not_know_the_newer_grab_is_asked_in_the_older_way() -> None:
     link = asked()
-    assert link.received(packet(PacketType.ERROR, b"server_error", b"what?")) is None
-    assert link.grab() is PacketType.GRAB_JOB
+    for older in (PacketType.GRAB_JOB_UNIQ, PacketType.GRAB_JOB):
+        assert link.received(packet(PacketType.ERROR, b"server_error", b"what?")) is None
+        assert link.grab() is older
     got = link.received(packet(PacketType.JOB_ASSIGN, b"H:1", b"f", b"p"))
     assert got == Assignment(b"H:1", b"f", b"", b"p")
 
 
 def test_an_error_to_the_older_grab_is_an_error() -> None:
     link = asked()
-    link.received(packet(PacketType.ERROR, b"server_error", b"what?"))
-    link.grab()
+    for _ in range(2):
+        link.received(packet(PacketType.ERROR, b"server_error", b"what?"))
+        link.grab()
     with pytest.raises(BadAnswer, match="server_error"):
         link.received(packet(PacketType.ERROR, b"server_error", b"what?"))
 
