@@ -165,10 +165,11 @@ class FolderHandle:
 class Target:
     """What a plan writes to, locked against a second client while it exists."""
 
-    def __init__(self, plan: Plan, lock: int) -> None:
+    def __init__(self, plan: Plan, lock: int, *, made: bool) -> None:
         self.plan = plan
         self.path = Path(plan.target)
         self._lock = lock
+        self._made = made
 
     def prepare(self) -> None:
         """Bring the target into the state that the run starts from; durable on return."""
@@ -190,6 +191,13 @@ class Target:
         if self.plan.kind == "folder":
             return FolderHandle(self.path, self.plan, str(number))
         return FileHandle(self.path, self.plan)
+
+    def abandon(self) -> None:
+        """Close it before the run began: a file or folder that was made for it goes."""
+        if self._made:
+            remove = self.path.rmdir if self.plan.kind == "folder" else self.path.unlink
+            remove()
+        self.close()
 
     def close(self) -> None:
         os.close(self._lock)
@@ -253,11 +261,6 @@ def _kind_of(path: Path, workload: str) -> TargetKind:
     return "file"
 
 
-def _is_of_devices(folder: Path) -> bool:
-    """Whether it belongs to /dev itself, and not to what is mounted there (/dev/shm)."""
-    return folder.stat().st_dev == Path("/dev").stat().st_dev
-
-
 def claim(
     path: Path,
     *,
@@ -284,7 +287,9 @@ def claim(
         path = path.resolve()
     if not path.parent.is_dir():
         raise TargetError(f"{path.parent}: no such folder")
-    if not path.exists() and path.is_relative_to("/dev") and _is_of_devices(path.parent):
+    devices = Path("/dev")  # itself, not what is mounted below it, as /dev/shm
+    in_devices = path.is_relative_to(devices) and path.parent.stat().st_dev == devices.stat().st_dev
+    if in_devices and not path.exists():
         raise TargetError(f"{path}: no such device; `lsblk` lists those that there are")
     if block_size % SECTOR or not SECTOR <= block_size <= MAX_BLOCK:
         raise TargetError(
@@ -344,7 +349,7 @@ def claim(
         if not existed and kind == "file":
             path.unlink()
         raise
-    return Target(plan, lock)
+    return Target(plan, lock, made=not existed)
 
 
 def _check(

@@ -59,6 +59,10 @@ def create(
     )
     try:
         line = Uplink(listener, target.plan)
+    except BaseException:
+        target.abandon()
+        raise
+    try:
         click.echo(f"disk-checker: run {run_name(line.run)}")
         line.attend(target.prepare)
         writer = Writer(

@@ -173,3 +173,17 @@ def test_a_cut_of_a_run_that_nobody_recorded(tmp_path: Path) -> None:
         done = CliRunner().invoke(main, ["cut", address, "12"])
     assert done.exit_code == 3
     assert "no record of run 0000000000000012" in done.output
+
+
+@pytest.mark.parametrize("workload", ["overwrite", "rename"])
+def test_without_a_listener_nothing_is_left_behind(tmp_path: Path, workload: str) -> None:
+    there = tmp_path / "there"
+    there.write_bytes(bytes(4096))
+    targets = [tmp_path / "new", *([there] if workload == "overwrite" else [])]
+    for target in targets:
+        words = ["create", "127.0.0.1:1", str(target), "1M", "--workload", workload]
+        done = CliRunner().invoke(main, words)
+        assert done.exit_code == 2, done.output
+        assert "No listener" in done.output
+    assert list(tmp_path.iterdir()) == [there]
+    assert there.read_bytes() == bytes(4096)
