@@ -23,7 +23,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from lj_services.daemon import HostPort
 from lj_services.gearman import questions
@@ -32,7 +32,7 @@ from lj_services.gearman.connection import Connection
 from lj_services.gearman.placement import Address, Placement, parse_servers
 from lj_services.gearman.protocol import Packet
 from lj_services.gearman.questions import Asking, Question
-from lj_services.gearman.tasks import JobHandle, JobStatus, Priority, Task
+from lj_services.gearman.tasks import JobHandle, JobStatus, Priority, SubmitOptions, Task
 from lj_services.gearman.taskset import TaskSet
 
 __all__ = ["Client", "JobHandle", "JobStatus", "Priority"]
@@ -112,21 +112,14 @@ class Client:
         self,
         function: str,
         payload: bytes | str = b"",
-        *,
-        unique: bytes | str = b"",
-        priority: Priority = Priority.NORMAL,
-        run_at_s: int | None = None,
-        run_when: str | None = None,
+        **options: Unpack[SubmitOptions],
     ) -> JobHandle:
         """Leave a job with a server and return as soon as it has it.
 
         Args:
             function: the function's name.
             payload: its argument.
-            unique: equal keys of one function are one job while it is queued or runs.
-            priority: which of a function's queued jobs are taken first.
-            run_at_s: not before this time, in seconds since 1970.
-            run_when: in the next minute that fits; see `Task`.
+            options: as `SubmitOptions` has them.
 
         Raises:
             GearmanError: as of `do`.  After `ConnectionLost` and `TaskTimeout` the server
@@ -136,12 +129,9 @@ class Client:
         task = Task.call(
             function,
             payload,
-            unique=unique,
-            priority=priority,
-            run_at_s=run_at_s,
-            run_when=run_when,
             background=True,
             timeout_s=self._answer_timeout_s,
+            **options,
         )
         tasks.add_task(task)
         tasks.run()

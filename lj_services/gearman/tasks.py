@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from lj_services.daemon import HostPort
 from lj_services.gearman.client_errors import BadTask, GearmanError
@@ -74,6 +74,21 @@ class JobStatus(NamedTuple):
     denominator: int
     waiting_clients: int | None = None
     """How many clients wait for it; only asked by unique key."""
+
+
+class SubmitOptions(TypedDict, total=False):
+    """What a job that is left with a server may have beside its function and payload."""
+
+    unique: bytes | str
+    """Equal keys of one function are one job while it is queued or runs."""
+    priority: Priority
+    """Which of a function's queued jobs are taken first."""
+    run_at_s: int | None
+    """Not before this time, in seconds since 1970."""
+    run_when: str | None
+    """In the next minute that fits; see `Task`."""
+    reducer: str
+    """Function that the worker is told to sum up with; see `Task`."""
 
 
 @dataclass(eq=False, kw_only=True)
