@@ -81,7 +81,6 @@ class Tunable:
         return value
 
 
-_NO_SPOOL = "uploads are not spooled to disk; they are passed on while they come in"
 _PROXY = "reverse_proxy"
 _WEB = "web_server"
 
@@ -198,36 +197,38 @@ _ALL = (
         _PROXY,
         "bytes",
     ),
-    Tunable("buffer_uploads", BOOL, False, "uploads to disk first", _PROXY, refused=_NO_SPOOL),
     Tunable(
-        "buffer_uploads_path", FOLDER, None, "where uploads are put", _PROXY, refused=_NO_SPOOL
+        "buffer_uploads",
+        BOOL,
+        False,
+        "whether uploads are put to disk first, and given to a node when they are whole: those "
+        "that the thresholds say, and all that come in chunks",
+        _PROXY,
     ),
+    Tunable("buffer_uploads_path", FOLDER, None, "the folder for uploads", _PROXY),
     Tunable(
         "buffer_upload_threshold_time",
         INT,
         5,
-        "the longest upload that is not put to disk",
+        "uploads that will take longer are put to disk; 0: none for that",
         _PROXY,
         "seconds",
-        _NO_SPOOL,
     ),
     Tunable(
         "buffer_upload_threshold_size",
         SIZE,
         250 << 10,
-        "the largest upload that is not put to disk",
+        "uploads of at least this size are put to disk; 0: none for that",
         _PROXY,
         "bytes",
-        _NO_SPOOL,
     ),
     Tunable(
         "buffer_upload_threshold_rate",
         INT,
         0,
-        "the slowest upload that is not put to disk",
+        "uploads that are slower are put to disk; 0: none for that",
         _PROXY,
         "bytes a second",
-        _NO_SPOOL,
     ),
     Tunable("high_priority_cookie", TEXT, "", "requests with this cookie go before others", _PROXY),
     Tunable(

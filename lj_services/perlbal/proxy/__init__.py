@@ -2,7 +2,7 @@
 
 - ``role.py``: which connection takes which request; opening, keeping and leaving out
 - ``queues.py``: requests that wait
-- ``exchange.py``: one request on its way
+- ``exchange.py``: one request on its way; ``spool.py``: its body on the disk
 - ``backend.py``: one connection to a node
 - ``reproxy.py``: responses that name a file, URLs or a service instead
 - ``fetching.py``: URLs, and connections to their servers; ``reproxy_cache.py`` remembers them

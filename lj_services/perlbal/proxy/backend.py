@@ -170,8 +170,7 @@ class Backend(asyncio.Protocol):
         self._reusable = False
         held = exchange.take_held()
         self.transport.write(head if not held else b"".join([head, *held]))
-        if exchange.body_size:
-            exchange.client.resume_reading()
+        exchange.assigned(self)
 
     def write(self, data: bytes) -> None:
         """Send a piece of the request's body."""
@@ -231,12 +230,12 @@ class Backend(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The node does not read fast enough: read no more of the request's body."""
         if self.exchange is not None:
-            self.exchange.client.pause_reading()
+            self.exchange.node_full()
 
     def resume_writing(self) -> None:
         """The node has read."""
         if self.exchange is not None:
-            self.exchange.client.resume_reading()
+            self.exchange.node_ready()
 
     # -- responses ----------------------------------------------------------------
 
@@ -300,7 +299,7 @@ class Backend(asyncio.Protocol):
             timeout = _TIMEOUT.search(alive)
             if timeout is not None:
                 self.expires = self.last_input + int(timeout[1]) - EXPIRY_MARGIN_S
-        self._reusable = response.keep_alive and exchange.client.body_complete
+        self._reusable = response.keep_alive and exchange.body_sent
         if role.special and role.take_response(exchange, self, response, rest):
             return
         client = exchange.client

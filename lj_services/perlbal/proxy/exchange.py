@@ -1,8 +1,8 @@
 """One request on its way through a reverse proxy.
 
 A request waits (in a queue), is with a node, or is finished.  What its body has brought
-before a node has it is held here; when a node has it, the body is passed on piece by piece,
-and the slower side sets the pace.
+before a node has it is held here, or on the disk (`spool`); when a node has it, the body is
+passed on piece by piece, and the slower side sets the pace.
 
 When may a request be sent a second time?  Only when the node that had it has not begun to
 answer, all of it can be sent again, and doing it twice does no more than doing it once:
@@ -19,6 +19,7 @@ from lj_services.perlbal.http.chunked import LAST_CHUNK, chunk
 from lj_services.perlbal.http.head import CHUNKED, RequestHead
 from lj_services.perlbal.proxy.headers import head_for_node, lines_for_node
 from lj_services.perlbal.proxy.queues import Priority
+from lj_services.perlbal.proxy.spool import Spool, reason
 
 if TYPE_CHECKING:
     from lj_services.perlbal.proxy.backend import Backend, Owner
@@ -43,8 +44,10 @@ class Exchange:
 
     __slots__ = (
         "_asked",
+        "_began",
         "_chunked",
         "_held",
+        "_spool",
         "asked_at",
         "backend",
         "body_size",
@@ -74,13 +77,20 @@ class Exchange:
         self.body_size = 0
         self._held: list[bytes] = []
         self._asked = False
+        self._began = 0.0
+        self._spool: Spool | None = None
         self._chunked = False
 
     # -- what the client's connection tells ---------------------------------------
 
     def body(self, data: bytes) -> None:
-        """Pass a piece on, or hold it."""
+        """Pass a piece on, put it to the disk, or hold it."""
+        if not self.body_size:
+            self._began = self.role.balancer.now
         self.body_size += len(data)
+        if self._spool is not None or (not self._asked and self._put_to_disk()):
+            self._spool_piece(data)
+            return
         if self.backend is not None:
             self.backend.write(chunk(data) if self._chunked else data)
             return
@@ -91,7 +101,9 @@ class Exchange:
 
     def body_done(self) -> None:
         """The whole request has come."""
-        if self.backend is not None:
+        if self._spool is not None:
+            self._spool.finish()
+        elif self.backend is not None:
             if self._chunked:
                 self.backend.write(LAST_CHUNK)
         else:
@@ -110,13 +122,75 @@ class Exchange:
     def client_gone(self) -> None:
         """Nobody waits for the response any more."""
         self.role.abandon(self)
+        self.drop_spool()
 
     def describe(self) -> str:
         """A few words for the console."""
         text = f"; backend={self.backend.node.name}" if self.backend is not None else ""
         if self.priority != Priority.NORMAL:
             text += "; highpri" if self.priority == Priority.HIGH else "; lowpri"
+        if self._spool is not None:
+            text += "; spooled"
         return text + ("; responded" if self.responded else "")
+
+    # -- a body on the disk -------------------------------------------------------
+
+    def _put_to_disk(self) -> bool:
+        parameters = self.role.parameters
+        elapsed_s = self.role.balancer.now - self._began
+        return bool(reason(parameters, self.request.length, self.body_size, elapsed_s))
+
+    def _spool_piece(self, data: bytes) -> None:
+        spool = self._spool
+        if spool is None:
+            folder = self.role.parameters.buffer_uploads_path
+            assert folder is not None
+            spool = self._spool = Spool(self, folder)
+            for piece in self._held:
+                spool.write(piece)
+            self._held = []
+        spool.write(data)
+
+    def stored(self) -> None:
+        """All of the body is on the disk."""
+        self._ask()
+
+    def not_stored(self, status: int) -> None:
+        """The body can't be put to the disk."""
+        if self.client.exchange is self:
+            self.client.error(status, "The upload can't be stored at the moment.")
+            self.role.ended(self)
+
+    def drop_spool(self) -> None:
+        """Nothing is wanted from the disk any more."""
+        if self._spool is not None:
+            self._spool.close()
+
+    @property
+    def body_sent(self) -> bool:
+        """Whether the node has been given the whole request."""
+        return self.client.body_complete and (self._spool is None or self._spool.sent)
+
+    def assigned(self, backend: Backend) -> None:
+        """A node has the head, and what was held of the body."""
+        if self._spool is not None:
+            self._spool.send(backend)
+        elif self.body_size:
+            self.client.resume_reading()
+
+    def node_full(self) -> None:
+        """The node does not read fast enough: take no more of the body."""
+        if self._spool is not None:
+            self._spool.hold()
+        else:
+            self.client.pause_reading()
+
+    def node_ready(self) -> None:
+        """The node has read."""
+        if self._spool is not None:
+            self._spool.go_on()
+        else:
+            self.client.resume_reading()
 
     # -- on its way ---------------------------------------------------------------
 

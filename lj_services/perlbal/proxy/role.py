@@ -122,6 +122,7 @@ class ProxyRole(BaseRole):
             backend.close()
         limit = self.parameters.queue_max_size
         if limit and len(self.queues) >= limit:
+            exchange.drop_spool()
             exchange.client.error(503, "Too many requests are waiting.")
             return
         self.queues.push(exchange)
@@ -146,6 +147,7 @@ class ProxyRole(BaseRole):
 
     def ended(self, exchange: Exchange) -> None:
         """The request is through, one way or the other."""
+        exchange.drop_spool()
         hooks = self.service.hooks
         if "end_proxy_request" in hooks.by_point:
             hooks.run_all("end_proxy_request", exchange)
@@ -351,6 +353,12 @@ class ProxyRole(BaseRole):
         if self.pool is None:
             name = self.service.name
             raise CommandError(f"service {name} has no pool; SET {name}.pool = ...")
+        if self.parameters.buffer_uploads and self.parameters.buffer_uploads_path is None:
+            name = self.service.name
+            raise CommandError(
+                f"service {name}: buffer_uploads needs a folder; SET {name}.buffer_uploads_path = "
+                "..."
+            )
 
     def tick(self, now: float) -> None:
         """Give up on what takes too long, and try again what was left out."""
@@ -388,7 +396,7 @@ class ProxyRole(BaseRole):
         exchange = backend.exchange
         if exchange is None or backend.state == "tunnel" or backend.last_input > before:
             return
-        if exchange.client.full or not exchange.client.body_complete:
+        if exchange.client.full or not exchange.body_sent:
             return
         backend.node.failed(self.balancer.now)
         log.warning("node is silent", extra={"node": backend.node.name})

@@ -101,7 +101,7 @@ def test_a_parameter_of_another_role_is_refused() -> None:
 def test_what_is_not_carried_out_is_refused_unless_it_is_off() -> None:
     refused = [tunable for tunable in TUNABLES.values() if tunable.refused]
     assert refused
-    uploads = TUNABLES["buffer_uploads"]
-    assert uploads.parse("off", "reverse_proxy") is False
-    with pytest.raises(CommandError, match="'buffer_uploads' is not carried out: "):
-        uploads.parse("on", "reverse_proxy")
+    uploads = TUNABLES["upload_status_listeners"]
+    assert uploads.parse("", "reverse_proxy") == ()
+    with pytest.raises(CommandError, match="'upload_status_listeners' is not carried out: "):
+        uploads.parse("10.0.0.1:7000", "reverse_proxy")
