@@ -1,18 +1,21 @@
-"""Two MariaDB servers, users between them, a writer and workers in processes of their own.
+"""Two clusters, users between them, a writer and workers in processes of their own.
 
-Durable as in production (``innodb_flush_log_at_trx_commit=1``, ``sync_binlog=1``).  Shared by the
-benchmarks of moving users.
+On two MariaDB servers, durable as in production (``innodb_flush_log_at_trx_commit=1``,
+``sync_binlog=1``), or in SQLite files.  Shared by the benchmarks of moving users.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
@@ -25,13 +28,18 @@ from lj_services.usercluster.mover import Move, MoverSettings, Worker
 from lj_services.usercluster.mover.tables import SWITCHED, user_move
 from lj_services.usercluster.tables import usercounter
 from tests.support import moving
-from tests.support.databases import TestSite, settings_of
+from tests.support.databases import TestSite, settings_of, site_on_sqlite
 from tests.support.mariadb import MariaDB, private_servers
 
 WRITES_A_SECOND = 200
 RULES = MoverSettings(min_free=0, purge_rows=5000, purge_pause_ms=0, backoff_s=0.2)
 """As an operator gets them, but for the room that a test machine has, and for the purges."""
 _spawn = multiprocessing.get_context("spawn")
+
+
+def beside_what() -> str:
+    """What else the machine did just before, for the notes of a comparison."""
+    return f"load average of the machine when it began: {os.getloadavg()[0]:.1f}"
 
 
 class Bench:
@@ -99,8 +107,18 @@ def site(ours: bool = True) -> Iterator[Subject]:
             made.databases.close()
 
 
+@contextmanager
+def embedded_site() -> Iterator[Subject]:
+    """Two clusters in SQLite files for the length of the block."""
+    with TemporaryDirectory() as folder, site_on_sqlite(Path(folder)) as made:
+        yield Subject(Bench(made, [], ours=True))
+
+
 def fill(databases: Databases, cluster: int, userid: int, notes: int) -> None:
-    """Give a user so many notes of about 300 bytes, and as many tags; the server makes them."""
+    """Give a user so many notes of about 300 bytes, and as many tags; a server makes them."""
+    if databases.writer(cluster_role(cluster)).is_sqlite:
+        moving.fill(databases, cluster, userid, notes, size=290)
+        return
     body = "CONCAT('note ', seq, ' ', REPEAT(MD5(seq), 9))"
     with databases.write(cluster_role(cluster)) as connection:
         for values in (
@@ -120,7 +138,7 @@ def write_steadily(settings: str, userid: int, orders: Connection) -> None:
     users = Users(databases, None, moving.RULES)
     mine = moving.note.c.userid == userid
     number = 0
-    while orders.recv():
+    while _told(orders):
         longest, due = 0.0, time.monotonic()
         while not orders.poll(max(0.0, due - time.monotonic())):
             number += 1
@@ -136,6 +154,14 @@ def write_steadily(settings: str, userid: int, orders: Connection) -> None:
         orders.recv()
         orders.send(longest)
     databases.close()
+
+
+def _told(orders: Connection) -> bool:
+    """Wait for an order; False also when nobody is there any more to give one."""
+    try:
+        return bool(orders.recv())
+    except EOFError:
+        return False
 
 
 class Steady:

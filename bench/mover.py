@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 
 import lj_services
-from bench._movers import WRITES_A_SECOND, Bench, Steady, site
+from bench._movers import WRITES_A_SECOND, Bench, Steady, beside_what, site
 from bench.harness import Comparison, Contender, Load, Subject
 
 TITLE = "Moving users: the pause"
+ROUNDS = 3
 SIZES = {1_000: 20, 100_000: 2}
 """Rows of the user -> moves in a round."""
 
@@ -60,8 +62,10 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
     yield pause_of({rows: min(moves, 3) for rows, moves in SIZES.items()} if quick else SIZES)
 
 
-def pause_of(sizes: dict[int, int]) -> Comparison:
-    """How long users of some sizes are held; rows -> moves in a round."""
+def pause_of(
+    sizes: dict[int, int], start: Callable[[], AbstractContextManager[Subject]] = site
+) -> Comparison:
+    """How long users of some sizes are held; rows -> moves in a round, between what was started."""
     loads = []
     for rows, moves in sizes.items():
         size = f"{rows:,} rows"
@@ -72,11 +76,12 @@ def pause_of(sizes: dict[int, int]) -> Comparison:
         ]
     return Comparison(
         f"How long a user's writes are held, under {WRITES_A_SECOND} writes a second",
-        ours=Contender("lj users move", lj_services.__version__, site),
+        ours=Contender("lj users move", lj_services.__version__, start),
         loads=loads,
         goal="median under 20 ms, 99 % under 50 ms, whatever the size",
         notes=[
             "held: from the freeze's first statement to the tombstone, as the mover measures it",
             "longest write: the slowest single write of the whole move, waiting included",
+            beside_what(),
         ],
     )

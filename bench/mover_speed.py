@@ -15,13 +15,14 @@ from functools import partial
 from sqlalchemy import delete, insert, select, update
 
 import lj_services
-from bench._movers import Bench, site, wait_until_switched, workers
+from bench._movers import Bench, beside_what, site, wait_until_switched, workers
 from bench.harness import Comparison, Contender, Load, Subject
 from lj_services.database import cluster_role
 from lj_services.usercluster.tables import user, user_home
 from tests.support import moving
 
 TITLE = "Moving users: speed"
+ROUNDS = 3
 SMALL_ROWS = 200
 WORKERS = 4
 
@@ -117,14 +118,16 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
         peer=peer,
         loads=[Load(f"{rows:,} rows", "rows/s", partial(by_name, "copy", count=rows))],
         goal="at least as fast",
+        notes=[beside_what()],
     )
-    count = 20 if quick else 100
+    count = 10 if quick else 30
     yield Comparison(
         f"Users of {SMALL_ROWS} rows",
         ours=Contender("4 workers", lj_services.__version__, site),
         peer=Contender("read-only, row by row, one worker", "", theirs),
         loads=[Load(f"{count} users", "users/min", partial(by_name, "crowd", count=count))],
         goal="at least 10 times as many",
+        notes=[beside_what()],
     )
 
 
