@@ -10,7 +10,9 @@ made as a whole and never changed: replacing certificates is one assignment, and
 sees either all old ones or all new ones.  Connections keep what they were made with.
 
 Nothing is replaced unless everything can be used: files are read, keys are compared with
-certificates and dates looked at before (`Tls.read`).
+certificates (`Tls.read`) and dates looked at (`reload`) before.  A service that begins has
+nothing better, so one that is out of date is served all the same, and the log says so: a
+certificate that was forgotten must not take the other services down with it.
 
 Host names are the certificates' own (subjectAltName, RFC 6125): ``*.example.com`` is for one
 label in the place of the star.
@@ -19,6 +21,7 @@ label in the place of the star.
 from __future__ import annotations
 
 import datetime
+import logging
 import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from lj_services.perlbal.parameters import Parameters
     from lj_services.perlbal.service import Service
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Certificate:
@@ -41,12 +46,29 @@ class Certificate:
     Attributes:
         file: where it is.
         names: host names that it is for, in lower case; empty if it tells none.
+        begins: from when it is valid, UTC.
         expires: when it ends, UTC.
     """
 
     file: Path
     names: tuple[str, ...]
+    begins: datetime.datetime
     expires: datetime.datetime
+
+    def out_of_date(self) -> str | None:
+        """Why browsers would not take it today, and what to do; None if they would."""
+        now = datetime.datetime.now(datetime.UTC)
+        if self.expires < now:
+            return (
+                f"certificate {self.file} expired on {self.expires:%Y-%m-%d %H:%M} UTC; renew it "
+                "and put the new one there"
+            )
+        if self.begins > now:
+            return (
+                f"certificate {self.file} is not valid before {self.begins:%Y-%m-%d %H:%M} UTC; "
+                "is this host's clock right?"
+            )
+        return None
 
     def __str__(self) -> str:
         names = ", ".join(self.names) or "(no names)"
@@ -57,7 +79,7 @@ def read_certificate(file: Path) -> Certificate:
     """Look at a certificate chain, PEM.
 
     Raises:
-        CommandError: it is missing, is none, has expired or is not valid yet.
+        CommandError: it is missing, or is none.
     """
     try:
         chain = x509.load_pem_x509_certificates(file.read_bytes())
@@ -71,24 +93,12 @@ def read_certificate(file: Path) -> Certificate:
             f"certificate {file} is no certificate in PEM form (-----BEGIN CERTIFICATE-----)"
         ) from None
     leaf = chain[0]
-    now = datetime.datetime.now(datetime.UTC)
-    expires = leaf.not_valid_after_utc
-    if expires < now:
-        raise CommandError(
-            f"certificate {file} expired on {expires:%Y-%m-%d %H:%M} UTC; renew it and put the "
-            "new one there"
-        )
-    if leaf.not_valid_before_utc > now:
-        raise CommandError(
-            f"certificate {file} is not valid before {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} "
-            "UTC; is this host's clock right?"
-        )
     try:
         told = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         names = tuple(map(str.lower, told.get_values_for_type(x509.DNSName)))
     except x509.ExtensionNotFound:
         names = ()
-    return Certificate(file, names, expires)
+    return Certificate(file, names, leaf.not_valid_before_utc, leaf.not_valid_after_utc)
 
 
 @dataclass(frozen=True)
@@ -123,6 +133,9 @@ class Tls:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._certificates = self.read()
+        for certificate in self._certificates.known:
+            if why := certificate.out_of_date():
+                log.warning("service %s: %s", service.name, why)
         self.context = _context(service.parameters)
         self.context.sni_callback = self._choose
 
@@ -176,11 +189,15 @@ def reload(services: Iterable[Service]) -> list[Certificate]:
         the certificates that are in use now.
 
     Raises:
-        CommandError: one can't be used; all old ones, of every service, stay.
+        CommandError: one can't be used or is out of date; all old ones, of every service, stay.
     """
     listeners = [service.listener for service in services if service.listener is not None]
     sides = [listener.tls for listener in listeners if listener.tls is not None]
-    for side, certificates in [(side, side.read()) for side in sides]:
+    new = [(side, side.read()) for side in sides]
+    for certificate in (each for _, certificates in new for each in certificates.known):
+        if why := certificate.out_of_date():
+            raise CommandError(why)
+    for side, certificates in new:
         side.use(certificates)
     return [certificate for side in sides for certificate in side.known]
 

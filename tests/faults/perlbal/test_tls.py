@@ -325,15 +325,27 @@ def test_what_cant_be_used_is_named_and_all_old_ones_stay(
     assert shown(site.port, "-servername", "alpha.example") == "alpha"
 
 
-def test_an_expired_certificate_is_a_reason_not_to_start(tmp_path: Path) -> None:
+def test_a_balancer_begins_with_an_expired_certificate_and_says_so(
+    start_balancer: Start, tmp_path: Path
+) -> None:
     days = ("20200101000000Z", "20200201000000Z")
     cert, key = certificate(tmp_path, "old", days=days)
+    balancer = start_balancer(proxy("127.0.0.1:1", settings=settings(cert, key)))
+    assert shown(balancer.port) == "old"
+    assert f"certificate {cert} expired on 2020-02-01 00:00 UTC; renew it" in (
+        balancer.running.output
+    )
+
+
+def test_a_certificate_that_is_none_is_a_reason_not_to_start(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path, "used")
+    cert.write_text("none")
     config = tmp_path / "web.conf"
     text = proxy("127.0.0.1:1", settings=settings(cert, key))
     config.write_text(text.replace("PORT", str(free_port())))
     result = _run(LJ, "perlbal", "serve", "--config", config)
     assert result.returncode != 0
-    assert f"certificate {cert} expired on 2020-02-01 00:00 UTC; renew it".encode() in result.stderr
+    assert f"certificate {cert} is no certificate in PEM form".encode() in result.stderr
 
 
 def test_a_handshake_that_does_not_go_on_ends(start_balancer: Start, tmp_path: Path) -> None:
