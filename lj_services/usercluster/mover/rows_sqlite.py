@@ -50,7 +50,7 @@ class SqliteRows:
         for kind, name, _ in objects:
             if kind != "table":
                 continue
-            columns, key = [], {}
+            columns, key, against = [], {}, []
             for row in pragma(connection, "table_xinfo", name):
                 _, column, declared, notnull, default, rank, hidden = row
                 columns.append(Column(column, declared.lower(), declared, generated=hidden > 0))
@@ -60,12 +60,16 @@ class SqliteRows:
                 )
                 if rank:
                     key[rank] = column
+                if rank > 1 and not notnull:
+                    against.append(
+                        f"column {column} of its primary key may be NULL in SQLite, and equals "
+                        "nothing then: declare it NOT NULL"
+                    )
             for _, index, unique, origin, partial in pragma(connection, "index_list", name):
                 parts = ",".join(str(row[2]) for row in pragma(connection, "index_info", index))
                 if not index.startswith("sqlite_"):
                     parts = f"{index} {parts}"
                 signature.append(f"{name} index {parts} unique={unique} {origin} partial={partial}")
-            against = []
             if pragma(connection, "foreign_key_list", name):
                 against.append("it has foreign keys, whose cascades nothing shows")
             if name in triggers:

@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from lj_services.usercluster.mover import fences, noting
 from lj_services.usercluster.mover.discovery import Table
-from lj_services.usercluster.mover.errors import ClaimLost, FeedLost
+from lj_services.usercluster.mover.errors import ClaimLost, FeedLost, Unclassified
 from lj_services.usercluster.mover.plan import look
 from lj_services.usercluster.mover.rows import Keys
 from lj_services.usercluster.mover.rows_sqlite import SqliteRows
@@ -150,6 +150,23 @@ def test_who_lost_the_claim_puts_nothing_up(work: Work) -> None:
         connection.execute(text("UPDATE move_marker SET claim = claim + 1"))
     with pytest.raises(ClaimLost):
         noting.begin(work)
+
+
+def test_a_key_that_may_be_null_is_refused(sqlite_site: TestSite) -> None:
+    one = moving.Fixture(sqlite_site)
+    with one.databases.write("cluster1") as connection:
+        connection.exec_driver_sql(
+            "CREATE TABLE x (userid INT, word TEXT, PRIMARY KEY(userid, word))"
+        )
+        with pytest.raises(
+            Unclassified, match=r"column word .* may be NULL .* declare it NOT NULL"
+        ):
+            SqliteRows().schema(connection, "cluster 1")
+        connection.exec_driver_sql("DROP TABLE x")
+        connection.exec_driver_sql(
+            "CREATE TABLE x (userid INT, word TEXT, PRIMARY KEY(userid, word)) WITHOUT ROWID"
+        )
+        assert SqliteRows().schema(connection, "cluster 1").table("x") is not None
 
 
 def test_an_index_of_expressions_is_followed_by_passes(sqlite_site: TestSite) -> None:
