@@ -88,7 +88,8 @@ def test_the_site_works(mysql_box: Box) -> None:
     assert smoke.returncode == 0, smoke.stdout + smoke.stderr
     servers = {"mysql-global", "mysql-cluster1"}
     assert set(mysql_box.pids()) == {
-        *("journal", "memcached", "mover-coordinator", "mover-host", "mover-worker"),
+        *("gearman-worker", "gearmand", "gofer", "journal", "memcached"),
+        *("mover-coordinator", "mover-host", "mover-worker"),
         *servers,
     }
 
@@ -178,7 +179,7 @@ def test_a_user_cluster_is_added_and_users_move_to_it(mysql_box: Box) -> None:
     run = mysql_box.play("playbooks/add_user_cluster.yml", **added)
     assert run.exit_code == 0, run.output
     after = mysql_box.pids()
-    told = {"journal", "mover-coordinator", "mover-host", "mover-worker"}
+    told = {"gofer", "journal", "mover-coordinator", "mover-host", "mover-worker"}
     assert {name for name in after if after[name] == before.get(name)} == before.keys() - told
     assert after.keys() - before.keys() == {"mysql-cluster2"}
 
