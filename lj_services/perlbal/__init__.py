@@ -8,17 +8,21 @@ A request's way through a reverse proxy, and the files that it meets::
     listening.py         a service's address
       tls.py               certificates by host name, replaced while they are used
     frontend.py          ClientConnection: one client; requests in, responses out, in order
+      connection.py        its pace, its end, how long it may keep us waiting
       answering.py         what it tells whoever answers
-      http/head.py         bytes -> the request's head, strict against smuggling
+      http/parse.py        bytes -> the request's head (http/head.py), strict against smuggling
+      http/incomplete.py   what is no head yet, and whether it can become one
       http/chunked.py      bodies that come in chunks
     selector.py          (a service that gives the request to another one)
-    proxy/role.py        ProxyRole: which connection to a node takes it
+    proxy/role.py        ProxyRole: what becomes of it, whatever its node does
+      proxy/connections.py which connection to a node takes it, and when to open more
       proxy/queues.py      high, normal, low: requests that wait
       proxy/exchange.py    the request on its way; when it may be sent twice
       nodes.py             what is known of a node, and when it is left out
     proxy/backend.py     Backend: one connection to a node; the response back to the client
+      proxy/connection.py  how it is made, proved and used up
       proxy/headers.py     who is believed, what is passed on
-      http/head.py         bytes -> the response's head
+      http/parse.py        bytes -> the response's head
 
 The role ``web_server`` is in ``web/``: files from the disk to clients, and back.
 

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 from lj_services.daemon import ConnectionLimits
 from lj_services.perlbal.commands import COMMANDS
+from lj_services.perlbal.connection import HttpConnection
 from lj_services.perlbal.errors import CommandError, ConfigFileError
 from lj_services.perlbal.frontend import ClientConnection
 from lj_services.perlbal.language import Command, Context, parse_line
@@ -94,7 +95,7 @@ class Balancer:
         self.tunables: dict[str, Tunable] = dict(TUNABLES)
         self.roles: dict[str, RoleMaker] = dict(ROLES)
         self.connections: set[Connection] = set()
-        self.clients: set[ClientConnection] = set()
+        self.clients: set[HttpConnection] = set()
         self.started = int(time.time())
         self.now = 0.0
         """The loop's time, in seconds, as of the newest tick."""

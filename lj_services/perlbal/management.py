@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lj_services.perlbal.http.answers import connection_field, head
 from lj_services.perlbal.http.errors import BadMessage
-from lj_services.perlbal.http.head import parse_request
+from lj_services.perlbal.http.parse import parse_request
 from lj_services.perlbal.language import Context
 from lj_services.perlbal.service import BaseRole, Service
 

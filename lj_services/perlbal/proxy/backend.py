@@ -1,4 +1,4 @@
-"""A connection to a node: one request at a time, over and over.
+"""What goes over a connection to a node: one request at a time, over and over.
 
 Theory of operation
 ===================
@@ -8,9 +8,7 @@ The states, in the original's words::
     connecting -> [verifying_backend] -> bored <-> wait_res -> xfer_res -> bored
                                                                        \\-> tunnel (upgrade)
 
-- With ``verify_backend``, a new connection is sent ``OPTIONS`` first.  Any answer of HTTP
-  proves that a process has accepted the connection.  A node that closes after it can't be
-  verified in this way: its connections are used without, for `UNVERIFIED_S` seconds.
+- How a new connection is proved is `connection`'s business; here is what goes over it.
 - The response's framing is read here, and its body passed on as it comes: as it is where a
   length was told, in chunks of our own to clients of HTTP/1.1 where it was not, until the
   end to those of HTTP/1.0.
@@ -24,10 +22,9 @@ The states, in the original's words::
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from lj_services.perlbal.http.chunked import LAST_CHUNK, ChunkDecoder, chunk
 from lj_services.perlbal.http.errors import BadMessage
@@ -35,19 +32,15 @@ from lj_services.perlbal.http.head import (
     CHUNKED,
     UNTIL_CLOSE,
     ResponseHead,
-    check_more,
-    parse_response,
 )
+from lj_services.perlbal.proxy.connection import NodeConnection
 from lj_services.perlbal.proxy.headers import head_for_client
 
 if TYPE_CHECKING:
-    from lj_services.perlbal.balancer import Balancer
     from lj_services.perlbal.nodes import Node
-    from lj_services.perlbal.parameters import Parameters
     from lj_services.perlbal.proxy.exchange import Exchange
-    from lj_services.perlbal.service import Service
+    from lj_services.perlbal.proxy.owner import Owner
 
-UNVERIFIED_S: Final = 60.0
 EXPIRY_MARGIN_S: Final = 2.0
 """How long before a node would close a connection it is not used any more."""
 _TIMEOUT = re.compile(rb"timeout=(\d{1,6})")
@@ -55,96 +48,13 @@ _TIMEOUT = re.compile(rb"timeout=(\d{1,6})")
 log = logging.getLogger(__name__)
 
 
-class Owner(Protocol):
-    """Whose connections these are: it opens them, and decides what each does next."""
-
-    service: Service
-    balancer: Balancer
-    parameters: Parameters
-    generation: int
-    special: bool
-    """Whether `take_response` is to be asked."""
-
-    def request_backend(self, exchange: Exchange) -> None:
-        """Find a connection for a request."""
-
-    def abandon(self, exchange: Exchange) -> None:
-        """The client is gone."""
-
-    def connected(self, backend: Backend) -> None:
-        """The connection has been made."""
-
-    def connect_failed(self, backend: Backend, why: str) -> None:
-        """It has not, or nobody is there."""
-
-    def free(self, backend: Backend) -> None:
-        """It can take a request."""
-
-    def forget(self, backend: Backend) -> None:
-        """It is gone."""
-
-    def spawn(self) -> None:
-        """Open others if they are wanted."""
-
-    def take_response(
-        self, exchange: Exchange, backend: Backend, response: ResponseHead, rest: bytes
-    ) -> bool:
-        """Look at a response before it is passed on; whether it is taken care of."""
-
-    def lost(self, exchange: Exchange, backend: Backend) -> None:
-        """It has ended before the response began."""
-
-    def garbage(self, exchange: Exchange, backend: Backend, why: str) -> None:
-        """The response is none."""
-
-    def ended(self, exchange: Exchange) -> None:
-        """The request is through, one way or the other."""
-
-
-class Backend(asyncio.Protocol):
+class Backend(NodeConnection):
     """One connection to a node, for one service."""
 
-    __slots__ = (
-        "_chunks",
-        "_left",
-        "_partial",
-        "_rechunk",
-        "_response",
-        "_reusable",
-        "attention",
-        "connecting",
-        "created",
-        "exchange",
-        "expires",
-        "generation",
-        "last_input",
-        "node",
-        "role",
-        "state",
-        "transport",
-        "uses",
-    )
-
-    kind = "Perlbal::BackendHTTP"
+    __slots__ = ("_rechunk", "_reusable")
 
     def __init__(self, role: Owner, node: Node, now: float) -> None:
-        self.role = role
-        self.node = node
-        self.created = self.last_input = now
-        self.generation = role.generation
-        self.state = "connecting"
-        self.connecting: asyncio.Task[Any] | None = None
-        self.transport: Any = None
-        self.exchange: Exchange | None = None
-        self.uses = 0
-        self.attention = False
-        """Whether a process is known to have accepted it."""
-        self.expires = 0.0
-        """Loop time at which the node will close it; 0: unknown."""
-        self._partial = b""
-        self._response: ResponseHead | None = None
-        self._left = 0
-        self._chunks: ChunkDecoder | None = None
+        super().__init__(role, node, now)
         self._rechunk = False
         self._reusable = False
 
@@ -172,25 +82,13 @@ class Backend(asyncio.Protocol):
         self.transport.write(head if not held else b"".join([head, *held]))
         exchange.assigned(self)
 
-    def write(self, data: bytes) -> None:
-        """Send a piece of the request's body."""
-        self.transport.write(data)
-
-    def verify(self, path: str) -> None:
-        """Ask for a sign of life."""
-        self.state = "verifying_backend"
-        self.last_input = self.role.balancer.now
-        host = self.node.name.encode()
-        request = b"OPTIONS %b HTTP/1.1\r\nHost: %b\r\nConnection: keep-alive\r\n\r\n"
-        self.transport.write(request % (path.encode(), host))
-
     # -- what the event loop calls ------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The node, or its system, has accepted."""
-        self.transport = transport
-        self.last_input = self.role.balancer.now
+    def _made(self) -> None:
         self.role.connected(self)
+
+    def _proved(self) -> None:
+        self.role.free(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone: what that means depends on what it was doing."""
@@ -238,29 +136,6 @@ class Backend(asyncio.Protocol):
             self.exchange.node_ready()
 
     # -- responses ----------------------------------------------------------------
-
-    def _parse(self, data: bytes, method: bytes) -> tuple[ResponseHead, bytes] | None:
-        """The response's head and what is behind it; None while it is incomplete."""
-        if self._partial:
-            start = len(self._partial)
-            data = self._partial + data
-            if not check_more(data, start, 502):
-                self._partial = data
-                return None
-        while True:
-            parsed = parse_response(data, method)
-            if parsed is None:
-                self._partial = data
-                return None
-            head, used = parsed
-            data = data[used:]
-            if head.status >= 200 or head.status == 101:
-                self._partial = b""
-                return head, data
-            self._interim(head)
-            if not data:
-                self._partial = b""
-                return None
 
     def _interim(self, head: ResponseHead) -> None:
         """A response before the response; only the client that may know of it is told."""
@@ -417,111 +292,3 @@ class Backend(asyncio.Protocol):
         head = b"HTTP/1.1 101 %b\r\n" % (response.reason or b"Switching Protocols")
         exchange.client.transport.write(head + b"\r\n".join(lines) + rest)
         exchange.client.tunnel()
-
-    # -- OPTIONS ------------------------------------------------------------------
-
-    def _verified(self, data: bytes) -> None:
-        try:
-            parsed = self._parse(data, b"OPTIONS") if self._response is None else None
-        except BadMessage as error:
-            self.abort()
-            log.info("node answers OPTIONS wrongly: %s", error, extra={"node": self.node.name})
-            return
-        if self._response is None:
-            if parsed is None:
-                return
-            self._response, data = parsed
-            self._left = self._response.length
-            self._chunks = ChunkDecoder(502) if self._left == CHUNKED else None
-        if not self._skip(data):
-            return
-        response, self._response = self._response, None
-        self.attention = True
-        self.node.succeeded()
-        if response.keep_alive:
-            self.role.free(self)
-        else:
-            self.state = "bored"
-            self.node.unverified_until = self.role.balancer.now + UNVERIFIED_S
-            self.close()
-
-    def _skip(self, data: bytes) -> bool:
-        """Throw a body away; whether all of it has come."""
-        if self._chunks is not None:
-            try:
-                self._chunks.feed(data)
-            except BadMessage:
-                self.abort()
-                return False
-            return self._chunks.done
-        if self._left == UNTIL_CLOSE:
-            return True
-        self._left -= len(data)
-        return self._left <= 0
-
-    # -- the connection -----------------------------------------------------------
-
-    def pause_reading(self) -> None:
-        """Read no more of the response for now."""
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Read on."""
-        if self.transport is not None and not self.transport.is_closing():
-            self.last_input = self.role.balancer.now
-            self.transport.resume_reading()
-
-    def close(self) -> None:
-        """Close it; it has no request."""
-        if self.connecting is not None and self.transport is None:
-            self.connecting.cancel()
-        elif self.transport is not None:
-            self.transport.close()
-
-    def abort(self) -> None:
-        """Close it at once, whatever it is doing."""
-        if self.transport is not None:
-            self.transport.abort()
-        else:
-            self.close()
-
-    def fit(self, now: float) -> bool:
-        """Whether another request may be sent over it."""
-        limit = self.role.parameters.max_backend_uses
-        return (
-            not self.transport.is_closing()
-            and self.generation == self.role.generation
-            and (not limit or self.uses < limit)
-            and (not self.expires or now < self.expires)
-        )
-
-    @property
-    def service_name(self) -> str:
-        """The service that it works for."""
-        return self.role.service.name
-
-    @property
-    def unsent(self) -> int:
-        """Bytes that wait for the node to read."""
-        return int(self.transport.get_write_buffer_size()) if self.transport is not None else 0
-
-    @property
-    def has_file(self) -> bool:
-        """No file is read for a node."""
-        return False
-
-    @property
-    def fd(self) -> int:
-        """The socket's number; -1 while there is none."""
-        if self.transport is None:
-            return -1
-        connected = self.transport.get_extra_info("socket")
-        return connected.fileno() if connected is not None else -1
-
-    def describe(self) -> str:
-        """One line about it."""
-        text = f"({self.node.name}): service={self.service_name}; uses={self.uses}; {self.state}"
-        if self.role.parameters.verify_backend:
-            text += f"; has_attention={'yes' if self.attention else 'no'}"
-        return text

@@ -22,7 +22,8 @@ from lj_services.perlbal.proxy.queues import Priority
 from lj_services.perlbal.proxy.spool import Spool, reason
 
 if TYPE_CHECKING:
-    from lj_services.perlbal.proxy.backend import Backend, Owner
+    from lj_services.perlbal.proxy.backend import Backend
+    from lj_services.perlbal.proxy.owner import Owner
 
 SAFE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE"})
 MOST_TRIES: Final = 3

@@ -1,19 +1,10 @@
-"""The reverse proxy: which connection to which node takes which request, and when to open more.
+"""The reverse proxy: what becomes of a request, whatever its node does.
 
-Theory of operation
-===================
-
-There is no turn and no weight: whatever connection is free takes the next request, so a node
-that is quick, or has more processes, takes more.  A request that finds no free connection
-waits in a queue, and connections are opened until there are as many on the way as requests
-wait, plus ``connect_ahead``; each that becomes free takes the request whose turn it is.
-
-- At most `MOST_AT_ONCE` connections are opened in one round, to nodes in random order; to one
-  that has not proved itself only one at a time.
-- A free connection that nobody needs is kept up to ``backend_persist_cache`` with
-  ``persist_backend``; the one that was used last is used first, so that the others run out.
-- A change of the pool makes a new generation; connections of an old one end after their
-  request.
+A request is answered by a plug-in or from the cache, or asks for a node, and waits in a queue
+if none is free (`connections`).  What a node does instead of answering (closing, keeping
+silent, sending garbage, failing) is met here: by asking another one where that does no harm
+(`exchange.Exchange.repeatable`), with an error's page otherwise, and by leaving the node out
+for a while.
 """
 
 from __future__ import annotations
@@ -21,57 +12,37 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from lj_services.perlbal.errors import CommandError
-from lj_services.perlbal.nodes import Node
 from lj_services.perlbal.proxy import reproxy
-from lj_services.perlbal.proxy.backend import Backend
+from lj_services.perlbal.proxy.connections import Connections
 from lj_services.perlbal.proxy.exchange import Exchange
 from lj_services.perlbal.proxy.fetching import Reproxier
-from lj_services.perlbal.proxy.queues import Priority, Queues
+from lj_services.perlbal.proxy.queues import Priority
 from lj_services.perlbal.proxy.reproxy_cache import Cache
-from lj_services.perlbal.service import BaseRole, Service
+from lj_services.perlbal.service import Service
 
 if TYPE_CHECKING:
     from lj_services.perlbal.frontend import ClientConnection
     from lj_services.perlbal.http.head import ResponseHead
-    from lj_services.perlbal.pools import Pool
-
-MOST_AT_ONCE: Final = 10
-FRESH_S: Final = 5.0
-"""How long a connection that was opened in advance, and not verified, is trusted."""
+    from lj_services.perlbal.proxy.backend import Backend
 
 log = logging.getLogger(__name__)
 
 
-class ProxyRole(BaseRole):
+class ProxyRole(Connections):
     """A service that passes requests on to nodes.
 
     Attributes:
-        queues: requests that wait.
-        backends: all connections to nodes; `bored` are free, `pending` are being opened.
-        generation: of the pool, and of the service's use of it.
+        reproxier: fetches what nodes have named by URL.
+        cache: what they have named lately.
     """
 
     def __init__(self, service: Service) -> None:
         super().__init__(service)
-        self.balancer = service.balancer
-        self.parameters = service.parameters
-        self.queues = Queues()
-        self.backends: set[Backend] = set()
-        self.bored: list[Backend] = []
-        self.pending: set[Backend] = set()
-        self.generation = 0
-        self.pool: Pool | None = None
-        """The pool that the service uses."""
         self.reproxier = Reproxier(self)
         self.cache = Cache()
-        self.special = False
-        """Whether responses must be looked at before they are passed on."""
-        self._pending_by_node: Counter[Node] = Counter()
-        self._pool_generation = -1
-        self._closed = False
 
     # -- requests -----------------------------------------------------------------
 
@@ -128,11 +99,6 @@ class ProxyRole(BaseRole):
         self.queues.push(exchange)
         self.spawn()
 
-    def _assign(self, backend: Backend, exchange: Exchange) -> None:
-        if self.pool is not None:
-            self.pool.used[backend.node.address] += 1
-        backend.assign(exchange)
-
     def abandon(self, exchange: Exchange) -> None:
         """The client is gone."""
         self.queues.remove(exchange)
@@ -151,108 +117,6 @@ class ProxyRole(BaseRole):
         hooks = self.service.hooks
         if "end_proxy_request" in hooks.by_point:
             hooks.run_all("end_proxy_request", exchange)
-
-    # -- connections --------------------------------------------------------------
-
-    def spawn(self) -> None:
-        """Open connections, as many as are wanted and may be opened now."""
-        pool = self.pool
-        if pool is None or self._closed or not self.service.enabled:
-            return
-        if pool.generation != self._pool_generation:
-            self._pool_generation = pool.generation
-            self.generation += 1
-        ahead = 0 if self.balancer.draining else self.parameters.connect_ahead
-        want = len(self.queues) + ahead - len(self.bored) - len(self.pending)
-        if want <= 0:
-            return
-        want = min(want, MOST_AT_ONCE)
-        now = self.balancer.now
-        nodes = [self.balancer.nodes.get(address) for address in pool.shuffled()]
-        opened = True
-        while want and opened:
-            opened = False
-            for node in nodes:
-                most = MOST_AT_ONCE if node.proven else 1
-                if want and node.usable(now) and self._pending_by_node[node] < most:
-                    self._open(node)
-                    want -= 1
-                    opened = True
-
-    def _open(self, node: Node) -> None:
-        backend = Backend(self, node, self.balancer.now)
-        node.attempts += 1
-        node.last_attempt = self.balancer.wall
-        self.pending.add(backend)
-        self.backends.add(backend)
-        self.balancer.connections.add(backend)
-        self._pending_by_node[node] += 1
-        loop = asyncio.get_running_loop()
-        backend.connecting = loop.create_task(self._connect(backend))
-
-    async def _connect(self, backend: Backend) -> None:
-        address = backend.node.address
-        loop = asyncio.get_running_loop()
-        try:
-            await loop.create_connection(lambda: backend, address.ip, address.port)
-        except OSError as error:
-            self.forget(backend)
-            self.connect_failed(backend, error.strerror or str(error))
-        except asyncio.CancelledError:
-            self.forget(backend)
-            raise
-
-    def connected(self, backend: Backend) -> None:
-        """A node has accepted a connection."""
-        node = backend.node
-        node.connects += 1
-        node.last_connect = self.balancer.wall
-        if self.parameters.verify_backend and node.unverified_until <= self.balancer.now:
-            backend.verify(self.parameters.verify_backend_path)
-        else:
-            self.free(backend)
-
-    def connect_failed(self, backend: Backend, why: str) -> None:
-        """A node could not be connected to, or gave no sign of life."""
-        node = backend.node
-        pause = node.failed(self.balancer.now)
-        log.warning("node left out: %s", why, extra={"node": node.name, "pause_s": pause})
-        self.spawn()
-
-    def free(self, backend: Backend) -> None:
-        """A connection can take a request."""
-        self._no_longer_pending(backend)
-        now = self.balancer.now
-        if backend.uses and not (self.parameters.persist_backend and backend.fit(now)):
-            backend.close()
-            return
-        exchange = self.queues.pop()
-        if exchange is not None:
-            self._assign(backend, exchange)
-            if len(self.queues):
-                self.spawn()
-            return
-        backend.state = "bored"
-        keep = self.parameters.connect_ahead
-        if self.parameters.persist_backend:
-            keep += self.parameters.backend_persist_cache
-        if len(self.bored) < keep and not self._closed:
-            self.bored.append(backend)
-        else:
-            backend.close()
-
-    def _no_longer_pending(self, backend: Backend) -> None:
-        if backend in self.pending:
-            self.pending.discard(backend)
-            self._pending_by_node[backend.node] -= 1
-
-    def forget(self, backend: Backend) -> None:
-        """A connection is gone."""
-        self._no_longer_pending(backend)
-        self.backends.discard(backend)
-        self.balancer.connections.discard(backend)
-        if backend in self.bored:
-            self.bored.remove(backend)
 
     # -- what goes wrong ----------------------------------------------------------
 
@@ -342,9 +206,7 @@ class ProxyRole(BaseRole):
         self.cache.most = parameters.reproxy_cache_maxsize
         self.cache.trim()
         if key == "pool":
-            self.pool = self.balancer.pools.get(parameters.pool)
-            self.generation += 1
-            self._pool_generation = -1
+            self.use_pool(self.balancer.pools.get(parameters.pool))
         if key in ("pool", "connect_ahead", "enabled"):
             self.spawn()
 
@@ -363,11 +225,7 @@ class ProxyRole(BaseRole):
     def tick(self, now: float) -> None:
         """Give up on what takes too long, and try again what was left out."""
         parameters = self.parameters
-        for backend in [b for b in self.pending if now - b.last_input > self._patience]:
-            self.forget(backend)
-            backend.state = "closed"
-            backend.abort()
-            self.connect_failed(backend, "it does not answer")
+        self.give_up_connecting(now)
         if parameters.backend_response_timeout:
             for backend in list(self.backends):
                 self._silent(backend, now - parameters.backend_response_timeout)
@@ -376,20 +234,9 @@ class ProxyRole(BaseRole):
                 self.queues.remove(exchange)
                 exchange.client.error(503, "No server was free in time.")
                 self.ended(exchange)
-        for backend in [b for b in self.bored if not self._keep(b, now)]:
-            backend.close()
-            self.bored.remove(backend)
+        self.drop_stale(now)
         self.reproxier.tick(now)
         self.spawn()
-
-    @property
-    def _patience(self) -> int:
-        return self.parameters.backend_connect_timeout
-
-    def _keep(self, backend: Backend, now: float) -> bool:
-        """Whether a free connection is still good."""
-        fresh = backend.attention or now - backend.created < FRESH_S
-        return fresh and backend.fit(now)
 
     def _silent(self, backend: Backend, before: float) -> None:
         """Give up on a node that should answer and does not."""
@@ -410,9 +257,7 @@ class ProxyRole(BaseRole):
 
     def close(self) -> None:
         """Close all connections."""
-        self._closed = True
-        for backend in list(self.backends):
-            backend.abort()
+        super().close()
         self.reproxier.close()
 
     # -- for the console ----------------------------------------------------------

@@ -15,10 +15,9 @@ from lj_services.perlbal.http.head import (
     UNTIL_CLOSE,
     RequestHead,
     ResponseHead,
-    check_more,
-    parse_request,
-    parse_response,
 )
+from lj_services.perlbal.http.incomplete import check_more
+from lj_services.perlbal.http.parse import parse_request, parse_response
 
 pytestmark = pytest.mark.unit
 
