@@ -11,6 +11,7 @@ import importlib
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
 import lj_services
 
@@ -42,6 +43,14 @@ class LazyGroup(click.Group):
         command: click.Command = module.command
         return command
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        groups = [
+            CompletionItem(name, help=GROUPS[name])
+            for name in sorted(GROUPS)
+            if name.startswith(incomplete)
+        ]
+        return groups + click.Command.shell_complete(self, ctx, incomplete)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(sorted(GROUPS.items()))
@@ -58,9 +67,9 @@ Exit codes:
   6  cannot be reached (database, cache, port)
 
 \b
-Shell completion:
+Shell completion, with lj on PATH:
   bash  eval "$(_LJ_COMPLETE=bash_source lj)"
-  zsh   eval "$(_LJ_COMPLETE=zsh_source lj)"
+  zsh   autoload -Uz compinit && compinit; eval "$(_LJ_COMPLETE=zsh_source lj)"
   fish  _LJ_COMPLETE=fish_source lj | source
 """
 
