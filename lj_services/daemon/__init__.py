@@ -12,6 +12,7 @@ files here::
       listening.py  TCP clients: TcpService (listeners, time, drain, reload) and
                     TcpConnection (flow control, the end of a conversation)
       limits.py     how many connections, how long they may idle
+      privileges.py root is given up when everything is bound
       metrics.py    Prometheus figures and the health answer, on a listener of their own
 
 A service knows nothing of signals, files or exit codes; `run_service` knows
@@ -30,6 +31,7 @@ from lj_services.daemon.config import (
 from lj_services.daemon.lifecycle import ExitCode, Service, run_service
 from lj_services.daemon.limits import ConnectionLimits
 from lj_services.daemon.listening import TcpConnection, TcpService
+from lj_services.daemon.privileges import drop_privileges
 
 __all__ = [
     "ByteSize",
@@ -43,6 +45,7 @@ __all__ = [
     "TcpConnection",
     "TcpService",
     "TextCommandSettings",
+    "drop_privileges",
     "load_settings",
     "run_service",
 ]

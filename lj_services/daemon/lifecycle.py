@@ -32,6 +32,8 @@ import time
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
+from prometheus_client import REGISTRY, CollectorRegistry
+
 from lj_services.daemon.config import ConfigError, ServiceSettings
 from lj_services.daemon.log import configure_logging
 from lj_services.daemon.metrics import MetricsServer
@@ -100,7 +102,10 @@ def notify_systemd(state: str) -> None:
 
 
 def run_service(
-    name: str, make_service: Callable[[S], Service[S]], load: Callable[[], S]
+    name: str,
+    make_service: Callable[[S], Service[S]],
+    load: Callable[[], S],
+    registry: Callable[[S], CollectorRegistry] = lambda _settings: REGISTRY,
 ) -> ExitCode:
     """Run a daemon until it is told to stop.
 
@@ -108,6 +113,7 @@ def run_service(
         name: the system's name, for logs (``memcached``).
         make_service: makes the service from its settings; called inside the event loop.
         load: reads the settings, at the start and again on SIGHUP.
+        registry: whose figures ``metrics_listen`` shows; the process's own unless given.
 
     Returns:
         DONE after a clean drain, FAILED when work had to be cut off, CONFIG for
@@ -120,13 +126,16 @@ def run_service(
         return ExitCode.CONFIG
     configure_logging(settings.log_format, settings.log_level)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(_Life(name, settings, load).run(make_service))
+        return runner.run(_Life(name, settings, load, registry(settings)).run(make_service))
 
 
 class _Life(Generic[S]):
     """One run of one service: where it stands between start and exit."""
 
-    def __init__(self, name: str, settings: S, load: Callable[[], S]) -> None:
+    def __init__(
+        self, name: str, settings: S, load: Callable[[], S], registry: CollectorRegistry
+    ) -> None:
+        self.registry = registry
         self.name = name
         self.settings = settings
         self.load = load
@@ -143,7 +152,9 @@ class _Life(Generic[S]):
         service: Service[S] | None = None
         try:
             if self.settings.metrics_listen is not None:
-                metrics = MetricsServer(self.settings.metrics_listen, lambda: self.unhealthy)
+                metrics = MetricsServer(
+                    self.settings.metrics_listen, lambda: self.unhealthy, self.registry
+                )
             service = make_service(self.settings)
             await service.start()
         except (OSError, ConfigError) as error:

@@ -14,7 +14,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 from wsgiref.types import StartResponse
 
-from prometheus_client import make_wsgi_app
+from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from lj_services.daemon.config import HostPort
@@ -30,16 +30,22 @@ class _QuietHandler(WSGIRequestHandler):
 class MetricsServer:
     """Serves ``/metrics`` and ``/health`` from a daemon thread."""
 
-    def __init__(self, listen: HostPort, health: Callable[[], str | None]) -> None:
+    def __init__(
+        self,
+        listen: HostPort,
+        health: Callable[[], str | None],
+        registry: CollectorRegistry = REGISTRY,
+    ) -> None:
         """
         Args:
             listen: where to listen.
             health: called per request; None is healthy, a text says what is wrong.
+            registry: whose figures are shown.
 
         Raises:
             OSError: the address can't be bound.
         """
-        metrics = make_wsgi_app()
+        metrics = make_wsgi_app(registry)
 
         def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
             path = environ["PATH_INFO"]

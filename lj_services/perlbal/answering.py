@@ -12,6 +12,10 @@ class Exchange(Protocol):
     def has_file(self) -> bool:
         """Whether it sends a file, and so waits for nobody but the client."""
 
+    @property
+    def responded(self) -> bool:
+        """Whether the client has been sent the beginning of a response."""
+
     def body(self, data: bytes) -> None:
         """A piece of the request's body."""
 
@@ -39,6 +43,7 @@ class Waiting:
     """
 
     has_file = False
+    responded = False
 
     def __init__(self, what: str) -> None:
         self._what = what

@@ -8,6 +8,7 @@ connections' business.
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from lj_services.perlbal.connection import HttpConnection
 from lj_services.perlbal.errors import CommandError, ConfigFileError
 from lj_services.perlbal.frontend import ClientConnection
 from lj_services.perlbal.language import Command, Context, parse_line
+from lj_services.perlbal.listening import bind
 from lj_services.perlbal.management import ManagementRole
 from lj_services.perlbal.nodes import Nodes
 from lj_services.perlbal.plugin import Plugin, find
@@ -27,6 +29,7 @@ from lj_services.perlbal.proxy.role import ProxyRole
 from lj_services.perlbal.selector import SelectorRole
 from lj_services.perlbal.service import RoleMaker, Service
 from lj_services.perlbal.tunables import TUNABLES, Tunable, nearest
+from lj_services.perlbal.values import Listen
 from lj_services.perlbal.web.role import WebServerRole
 
 ROLES: Final[Mapping[str, RoleMaker]] = {
@@ -103,12 +106,18 @@ class Balancer:
         """Seconds since 1970, as of the newest tick."""
         self.requests = 0
         self.draining = False
+        self.idle_s = 0.0
+        """How long, while draining, clients may still ask for something."""
         self.running = False
         """Whether the configuration has been read, so that what is for start-up is too late."""
         self.pidfile: Path | None = None
         self.last_proc = (0.0, 0.0, 0)
         self.plugin_folders = plugin_folders
         self.shut_down = shut_down
+        self.open_socket: Callable[[Listen, int], socket.socket] = bind
+        """Gives what a service listens on; raises OSError."""
+        self.console_at: Callable[[Listen], None] | None = None
+        """Told where a console should be, where several processes have one together."""
         self._pools_checked = 0.0
         self._pools_made_by_hand = False
 
@@ -126,6 +135,10 @@ class Balancer:
             lines = [] if command is None else command.lines
             return [*lines, f"ERROR: {error}"], False
         return command.lines, True
+
+    async def answer(self, line: str, context: Context) -> list[str]:
+        """Carry out one line of a console; returns what is answered."""
+        return self.run(line, context)[0]
 
     def _carry_out(self, command: Command) -> None:
         own = COMMANDS.get(command.name)
@@ -149,11 +162,7 @@ class Balancer:
         Raises:
             ConfigFileError: the file can't be read, or a line is refused.
         """
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigFileError(f"{file}: can't be read: {error}") from None
-        self.load_text(text, str(file))
+        self.load_text(read_config(file), str(file))
 
     def load_text(self, text: str, name: str) -> None:
         """Carry out lines; `name` is where they are from, for errors.
@@ -257,6 +266,10 @@ class Balancer:
         if name in self.plugins:
             return
         plugin = find(name, self.plugin_folders)
+        if plugin.alone and self.console_at is not None:
+            raise CommandError(
+                f"plugin {plugin.title} needs a single process (--workers 0): {plugin.alone}"
+            )
         plugin.load(self)
         self.plugins[name] = plugin
         for tunable in plugin.tunables:
@@ -308,14 +321,19 @@ class Balancer:
             for pool in self.pools.values():
                 pool.check_nodefile()
 
-    def drain(self) -> None:
-        """Listen no more, and let every client go after what it is having done."""
+    def drain(self, idle_s: float = 0.0) -> None:
+        """Listen no more, and let every client go after what it is having done.
+
+        Args:
+            idle_s: how long clients that have nothing done may still ask for something.
+        """
         self.draining = True
+        self.idle_s = idle_s
         for service in self.services.values():
             if service.listener is not None:
                 service.listener.close()
         for client in list(self.clients):
-            client.drain()
+            client.drain(idle_s)
 
     def close(self) -> None:
         """Cut everybody off, and give everything back."""
@@ -324,6 +342,18 @@ class Balancer:
             service.close()
         for client in list(self.clients):
             client.abort()
+
+
+def read_config(file: Path) -> str:
+    """A configuration file's text.
+
+    Raises:
+        ConfigFileError: it can't be read.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigFileError(f"{file}: can't be read: {error}") from None
 
 
 def _near(name: str, known: Mapping[str, object]) -> str:

@@ -101,13 +101,15 @@ class HttpConnection(asyncio.Protocol):
         balancer = self.balancer
         name = transport.get_extra_info("peername")
         self.peer = name[0] if name else ""
-        if balancer.draining or not balancer.limits.admit(self):
+        if not balancer.limits.admit(self):
             self.closing = True
             self.transport.close()
             return
         balancer.clients.add(self)
         balancer.connections.add(self)
-        self._deadline = balancer.now + self.home.parameters.idle_timeout
+        # While draining, who was accepted at the last moment still has a request answered.
+        patience_s = LINGER_S if balancer.draining else self.home.parameters.idle_timeout
+        self._deadline = balancer.now + patience_s
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Count it out, and tell who works for it."""
@@ -211,12 +213,22 @@ class HttpConnection(asyncio.Protocol):
             log.info("cut off: it keeps us waiting", extra={"peer": self.peer})
             self.abort()
 
-    def drain(self) -> None:
-        """Finish what is going on, then close."""
-        self.keep_alive = False
-        if self.exchange is None and not self._partial and not self.closing:
-            self.closing = True
-            self.transport.close()
+    def drain(self, idle_s: float) -> None:
+        """Finish what is going on, then close.
+
+        Args:
+            idle_s: how long it may still ask for something if nothing is going on: what it
+                sends at the moment at which it is closed would be lost.
+        """
+        if self.exchange is not None:
+            if not self.exchange.responded:
+                self.keep_alive = False  # the response will say so
+        elif not self._partial and not self.closing:
+            if idle_s:
+                self._deadline = min(self._deadline, self.balancer.now + idle_s)
+            else:
+                self.closing = True
+                self.transport.close()
 
     @property
     def body_complete(self) -> bool:

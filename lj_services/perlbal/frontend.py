@@ -221,7 +221,9 @@ class ClientConnection(HttpConnection):
         """The response has been written: go on with the next request, or close."""
         self.exchange = None
         self._deadline = self.balancer.now + self.home.parameters.persist_client_idle_timeout
-        if not self.keep_alive or self._reading_body:
+        if self.keep_alive and self.balancer.draining and not self._pending:
+            self.drain(self.balancer.idle_s)
+        elif not self.keep_alive or self._reading_body:
             self._finish()
         elif self._pending or self._paused:
             asyncio.get_running_loop().call_soon(self._next)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lj_services.perlbal.errors import CommandError
 from lj_services.perlbal.tls import Tls
+from lj_services.perlbal.values import Listen
 
 if TYPE_CHECKING:
     from lj_services.perlbal.service import Service
@@ -16,6 +17,37 @@ if TYPE_CHECKING:
 BACKLOG: Final = 1024
 
 log = logging.getLogger(__name__)
+
+
+def bind(listen: Listen, sndbuf: int = 0, *, shared: bool = False) -> socket.socket:
+    """A socket that listens.
+
+    Args:
+        listen: where; port 0 takes a free one.
+        sndbuf: the send buffer of connections, in bytes; 0: the system's.
+        shared: whether further sockets may listen on the same address (SO_REUSEPORT).
+
+    Raises:
+        OSError: the address can't be bound.
+    """
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if sndbuf:
+            # Accepted sockets inherit it.
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
+        made.bind((listen.host, listen.port))
+        made.listen(BACKLOG)
+        made.setblocking(False)
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 class Listener:
@@ -33,22 +65,9 @@ class Listener:
             raise CommandError(f"service {service.name} has no address to listen on")
         self.address = str(listen)
         self.tls = Tls(service) if parameters.enable_ssl else None
-        family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
-        self._socket = socket.socket(family, socket.SOCK_STREAM)
         try:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            if parameters.client_sndbuf_size:
-                # Accepted sockets inherit it.
-                self._socket.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_SNDBUF, parameters.client_sndbuf_size
-                )
-            self._socket.bind((listen.host, listen.port))
-            self._socket.listen(BACKLOG)
-            self._socket.setblocking(False)
+            self._socket = service.balancer.open_socket(listen, parameters.client_sndbuf_size)
         except OSError as error:
-            self._socket.close()
             raise CommandError(
                 f"Can't start service '{service.name}' on {self.address}: {error.strerror}"
             ) from None

@@ -53,6 +53,7 @@ class _Waiting:
     """A request that is being held up, as ``latency`` wants it."""
 
     has_file = False
+    responded = False
 
     def __init__(self, role: SelectorRole, client: ClientConnection) -> None:
         self.role = role

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import REGISTRY
 
-from lj_services.daemon import ConfigError, ConnectionLimits
+from lj_services.daemon import ConfigError, ConnectionLimits, drop_privileges
 from lj_services.daemon.listening import allow_open_files
 from lj_services.perlbal import tls
-from lj_services.perlbal.balancer import Balancer
+from lj_services.perlbal.balancer import Balancer, read_config
 from lj_services.perlbal.config import BalancerSettings
 from lj_services.perlbal.errors import CommandError, ConfigFileError
 from lj_services.perlbal.metrics import BalancerMetrics
@@ -24,6 +26,34 @@ CONSOLE: Final = "management"
 """The service that is made where the configuration has no console."""
 
 log = logging.getLogger(__name__)
+
+
+def configuration(settings: BalancerSettings) -> tuple[str, str]:
+    """The text of the configuration file, and its name; nothing, if there is none.
+
+    Raises:
+        ConfigError: it can't be read.
+    """
+    if settings.config is None:
+        return "", ""
+    try:
+        return read_config(settings.config), str(settings.config)
+    except ConfigFileError as error:
+        raise ConfigError(str(error)) from None
+
+
+def write_pidfile(file: Path) -> None:
+    """Write this process's id.  Raises ConfigError if that can't be done."""
+    try:
+        file.write_text(f"{os.getpid()}\n")
+    except OSError as error:
+        raise ConfigError(f"pidfile {file}: {error.strerror}; name another one") from None
+
+
+def remove_pidfile(file: Path) -> None:
+    """Remove it; who has given up root may not be allowed to, and leaves it."""
+    with contextlib.suppress(PermissionError):
+        file.unlink(missing_ok=True)
 
 
 class PerlbalService:
@@ -45,19 +75,35 @@ class PerlbalService:
         Raises:
             ConfigError: a line of it is refused; an address that can't be bound is one reason.
         """
+        self.load(*configuration(self.settings))
         balancer = self.balancer
-        balancer.now = self._loop.time()
+        if balancer.pidfile is not None:
+            write_pidfile(balancer.pidfile)
+        self.go()
+
+    def load(self, text: str, name: str) -> None:
+        """Carry out a configuration; `name` is where it is from.
+
+        Raises:
+            ConfigError: a line of it is refused.
+        """
+        self.balancer.now = self._loop.time()
         try:
-            if self.settings.config is not None:
-                balancer.load_file(self.settings.config)
+            self.balancer.load_text(text, name)
             self._console()
-            if balancer.pidfile is not None:
-                balancer.pidfile.write_text(f"{os.getpid()}\n")
         except (ConfigFileError, CommandError) as error:
             raise ConfigError(str(error)) from None
-        balancer.running = True
+
+    def go(self) -> None:
+        """All is bound: give up root, show figures, let time pass.
+
+        Raises:
+            ConfigError: the user can't be had.
+        """
         allow_open_files(2 * self.settings.max_connections)
-        self._metrics = BalancerMetrics(balancer)
+        drop_privileges(self.settings.user, self.settings.group)
+        self.balancer.running = True
+        self._metrics = BalancerMetrics(self.balancer)
         REGISTRY.register(self._metrics)
         self._tick()
 
@@ -87,7 +133,7 @@ class PerlbalService:
         self.balancer.limits.close_all()
         self.balancer.close()
         if self.balancer.running and self.balancer.pidfile is not None:
-            self.balancer.pidfile.unlink(missing_ok=True)
+            remove_pidfile(self.balancer.pidfile)
 
     def reload(self, settings: BalancerSettings) -> None:
         """Read certificates and node files again; what else changes is told on the console.

@@ -229,8 +229,13 @@ class Service:
         if self.role is None:
             raise CommandError(f"service {self.name} has no role; SET {self.name}.role = ...")
         self.role.check()
-        if self.parameters.listen is not None:
-            self.listener = Listener(self)
+        listen = self.parameters.listen
+        if listen is not None:
+            console_at = self.balancer.console_at
+            if self.parameters.role == "management" and console_at is not None:
+                console_at(listen)
+            else:
+                self.listener = Listener(self)
         self.enabled = True
         self.role.changed("enabled")
 

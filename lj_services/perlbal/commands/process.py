@@ -38,11 +38,30 @@ def verbose(_balancer: Balancer, command: Command) -> None:
 
 def shutdown(balancer: Balancer, command: Command) -> None:
     """``SHUTDOWN [GRACEFUL [seconds]]``."""
-    graceful, seconds = command.match(_SHUTDOWN).groups()
+    graceful, seconds = how_to_shut_down(command)
     if balancer.shut_down is None:
         raise CommandError("this balancer is a part of a program; end that one")
-    balancer.shut_down(graceful is not None, float(seconds) if seconds else None)
+    balancer.shut_down(graceful, seconds)
     command.ok()
+
+
+def how_to_shut_down(command: Command) -> tuple[bool, float | None]:
+    """Whether SHUTDOWN is to be graceful, and for how long, in seconds.
+
+    Raises:
+        CommandError: the line is malformed.
+    """
+    graceful, seconds = command.match(_SHUTDOWN).groups()
+    return graceful is not None, float(seconds) if seconds else None
+
+
+def of_workers(_balancer: Balancer, command: Command) -> None:
+    """``RESTART``, ``WORKERS``: of several processes; one alone has nobody to hand over to."""
+    command.no_arguments()
+    raise CommandError(
+        f"'{command.name}' is for a balancer that was started with --workers 1 or more; this is "
+        "a single process"
+    )
 
 
 def proc(balancer: Balancer, command: Command) -> None:
@@ -151,6 +170,8 @@ def _refused(reason: str) -> Callable[[Balancer, Command], None]:
 COMMANDS: Final = {
     "verbose": verbose,
     "shutdown": shutdown,
+    "restart": of_workers,
+    "workers": of_workers,
     "proc": proc,
     "uptime": uptime,
     "version": uptime,

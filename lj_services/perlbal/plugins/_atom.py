@@ -43,6 +43,7 @@ class Stream:
     """
 
     has_file = False
+    responded = True
 
     def __init__(self, bus: Bus, client: ClientConnection) -> None:
         self._bus = bus

@@ -25,6 +25,7 @@ class Injection:
     """A document that is coming in; its client's exchange."""
 
     has_file = False
+    responded = False
 
     def __init__(self, client: ClientConnection) -> None:
         self._client = client
@@ -67,6 +68,7 @@ class AtomInject(Plugin):
     """The plug-in, for all services."""
 
     title = "AtomInject"
+    alone = "what one process is given reaches only its own listeners"
 
     def register(self, service: Service) -> None:
         """Take a service's PUT requests."""

@@ -42,6 +42,7 @@ class AtomStream(Plugin):
     """The plug-in, for all services."""
 
     title = "AtomStream"
+    alone = "what one process is given reaches only its own listeners"
 
     def register(self, service: Service) -> None:
         """Look at a service's requests."""

@@ -44,6 +44,7 @@ class FileSender:
     """
 
     has_file = True
+    responded = True
 
     def __init__(
         self,

@@ -38,6 +38,7 @@ class Upload:
     """
 
     has_file = False
+    responded = False
 
     def __init__(
         self, client: ClientConnection, folder: Path, path: str, levels: int, md5: bytes

@@ -1,0 +1,132 @@
+"""One worker as the master sees it: its process, its channel, its sockets' channel."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from typing import Final
+
+from lj_services.daemon import ConfigError
+from lj_services.perlbal.workers.channel import Channel, Message
+from lj_services.perlbal.workers.sockets import SocketKeeper
+from lj_services.perlbal.workers.worker import VARIABLE
+
+START_S: Final = 60.0
+"""How long a worker may take to start, in seconds."""
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """A worker's process.
+
+    Attributes:
+        number: from 1; it says which sockets are its own.
+        generation: grows with every restart.
+        started: seconds since 1970.
+        pidfile: where its configuration wants the process's id; None: nowhere.
+        done: ends with the exit code.
+    """
+
+    def __init__(self, number: int, generation: int) -> None:
+        self.number = number
+        self.generation = generation
+        self.started = int(time.time())
+        self.pidfile: str | None = None
+        self.ready = False
+        self.done: asyncio.Task[int]
+        self._process: asyncio.subprocess.Process
+        self._channel: Channel
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    async def start(self, keeper: SocketKeeper, given: Message) -> None:
+        """Start the process, and wait until clients can connect.
+
+        Args:
+            keeper: what it has its sockets from.
+            given: its configuration.
+
+        Raises:
+            ConfigError: a line of the configuration is refused.
+            OSError: it does not start, or not in time.
+        """
+        mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        my_sockets, its_sockets = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        fds = (its_sockets.fileno(), its.fileno())
+        stop = keeper.serve(my_sockets, self.number, self.generation)
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *sys.orig_argv[1:],
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=fds,
+                env={**os.environ, VARIABLE: f"{fds[0]}:{fds[1]}"},
+            )
+        except OSError:
+            stop()
+            mine.close()
+            raise
+        finally:
+            its.close()
+            its_sockets.close()
+        self.done = asyncio.get_running_loop().create_task(self._wait())
+        self._channel = await Channel.over(mine)
+        try:
+            async with asyncio.timeout(START_S):
+                await self._channel.send(given)
+                answer = await self._channel.receive()
+        except (ConnectionError, TimeoutError):
+            self.kill()
+            raise OSError(f"worker {self.number} has not started; see its messages") from None
+        if "refused" in answer:
+            raise ConfigError(answer["refused"])
+        self.pidfile = answer["pidfile"]
+        self.ready = True
+
+    async def _wait(self) -> int:
+        code = await self._process.wait()
+        self.ready = False
+        if hasattr(self, "_channel"):
+            self._channel.close()
+        return code
+
+    async def ask(self, message: Message) -> Message:
+        """Its answer to a question.  Raises ConnectionError or TimeoutError."""
+        return await self._channel.ask(message)
+
+    async def retire(self, idle_s: float, patience_s: float) -> int:
+        """End it when its clients have their answers; returns the exit code.
+
+        Args:
+            idle_s: how long idle clients may still ask for something, in seconds.
+            patience_s: after how many seconds it is ended at once.
+        """
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            await self.ask({"do": "retire", "idle_s": idle_s})
+        self.signal(signal.SIGTERM)
+        await asyncio.wait({self.done}, timeout=patience_s)
+        if not self.done.done():
+            self.signal(signal.SIGTERM)
+            await asyncio.wait({self.done}, timeout=5.0)
+            self.kill()
+        return await asyncio.shield(self.done)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, if it is there."""
+        if hasattr(self, "_process") and not self.done.done():
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.signal(signal.SIGKILL)
