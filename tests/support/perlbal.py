@@ -322,8 +322,9 @@ class Balancer:
             connected.sendall(f"{line}\r\nversion\r\n".encode())
             lines: list[str] = []
             with connected.makefile("r", newline="\r\n") as answers:
-                while not (line := answers.readline().rstrip("\r\n")).startswith("starttime"):
-                    lines.append(line)
+                while not (line := answers.readline()).startswith("starttime"):
+                    assert line, f"the console has hung up after {lines}"
+                    lines.append(line.rstrip("\r\n"))
         if lines and lines[-1] == ".":
             lines.pop()
         return lines

@@ -33,8 +33,11 @@ class Channel:
 
     async def send(self, message: Message) -> None:
         """Send a message.  Raises ConnectionError if the other end is gone."""
-        self._writer.write(json.dumps(message).encode() + b"\n")
-        await self._writer.drain()
+        try:
+            self._writer.write(json.dumps(message).encode() + b"\n")
+            await self._writer.drain()
+        except RuntimeError:  # what uvloop says of a transport that has been closed
+            raise ConnectionResetError("the other end is gone") from None
 
     async def receive(self) -> Message:
         """The next message.  Raises ConnectionError if the other end is gone."""

@@ -318,6 +318,8 @@ def test_a_silent_node_is_504(start_balancer: Start, node: Node) -> None:
     settings = "  SET backend_response_timeout = 1\n"
     balancer = start_balancer(proxy(node.address, settings=settings))
     assert get(balancer.port, "/wait").status == 504
+    assert node.arrived.acquire(timeout=20)
+    node.go.release()
 
 
 def test_what_a_node_says_unasked_is_no_answer(start_balancer: Start) -> None:
