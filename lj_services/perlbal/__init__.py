@@ -18,6 +18,7 @@ A request's way through a reverse proxy, and the files that it meets::
       proxy/connections.py which connection to a node takes it, and when to open more
       proxy/queues.py      high, normal, low: requests that wait
       proxy/exchange.py    the request on its way; when it may be sent twice
+      proxy/health.py      nodes are asked how they are, if that is wanted
       nodes.py             what is known of a node, and when it is left out
     proxy/backend.py     Backend: one connection to a node; the response back to the client
       proxy/connection.py  how it is made, proved and used up

@@ -38,6 +38,7 @@ from lj_services.perlbal.http.answers import (
     date_field,
     error_page,
     head,
+    own_page,
 )
 from lj_services.perlbal.http.chunked import ChunkDecoder
 from lj_services.perlbal.http.errors import BadMessage
@@ -215,7 +216,8 @@ class ClientConnection(HttpConnection):
     def error(self, status: int, why: str = "") -> None:
         """Answer with an error's page."""
         kind = ("Content-Type", "text/html; charset=utf-8")
-        self.answer(status, (kind,), error_page(status, why))
+        own = own_page(self.service.parameters.error_pages, status)
+        self.answer(status, (kind,), error_page(status, why) if own is None else own)
 
     def done(self) -> None:
         """The response has been written: go on with the next request, or close."""

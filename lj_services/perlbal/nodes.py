@@ -63,6 +63,7 @@ class Node:
         retry_at: loop time until which it is left out.
         unverified_until: loop time until which its connections are used without OPTIONS.
         proven: whether it has answered since it last failed.
+        unhealthy: whether it is left out for what it answers to checks (`proxy.health`).
     """
 
     __slots__ = (
@@ -78,6 +79,7 @@ class Node:
         "proven",
         "requests",
         "retry_at",
+        "unhealthy",
         "unverified_until",
     )
 
@@ -95,6 +97,7 @@ class Node:
         self.retry_at = 0.0
         self.unverified_until = 0.0
         self.proven = False
+        self.unhealthy = False
 
     def failed(self, now: float) -> float:
         """Leave it out for a while; returns for how long, in seconds.  `now` is loop time."""
@@ -114,7 +117,7 @@ class Node:
 
     def usable(self, now: float) -> bool:
         """Whether it may be connected to at loop time `now`."""
-        return now >= self.retry_at
+        return now >= self.retry_at and not self.unhealthy
 
 
 class Nodes:

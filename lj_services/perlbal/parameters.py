@@ -44,6 +44,9 @@ class Parameters:
     enable_reproxy: bool
     enable_ssl: bool
     error_retry_schedule: tuple[float, ...]
+    error_pages: Path | None
+    health_check_interval: int
+    health_check_path: str
     high_priority_cookie: str
     high_priority_cookie_contents: re.Pattern[bytes] | None
     idle_timeout: int

@@ -348,6 +348,25 @@ _ALL = (
         own=True,
     ),
     Tunable(
+        "health_check_path",
+        TEXT,
+        "",
+        "what nodes are asked for now and then; one that does not answer 200 to 399, twice in a "
+        "row, gets no requests until it does; unset: they are not asked",
+        _PROXY,
+        own=True,
+    ),
+    Tunable(
+        "health_check_interval", INT, 5, "time between such checks", _PROXY, "seconds", own=True
+    ),
+    Tunable(
+        "error_pages",
+        FOLDER,
+        None,
+        "folder with pages of your own, NNN.html, for errors that the balancer answers itself",
+        own=True,
+    ),
+    Tunable(
         "reproxy_prefixes",
         WORDS,
         (),

@@ -97,7 +97,9 @@ def _node(node: Node, now: float) -> list[str]:
     lines += [
         f"responsecodes {code} {count}" for code, count in sorted(Counter(node.codes).items())
     ]
-    if not node.usable(now):
+    if node.unhealthy:
+        lines.append("unhealthy 1")
+    if now < node.retry_at:
         lines.append(f"leftout {node.retry_at - now:.1f}")
     return lines
 

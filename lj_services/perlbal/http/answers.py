@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from email.utils import formatdate
 from http import HTTPStatus
+from pathlib import Path
 from typing import Final
 
 SERVER: Final = b"Server: Perlbal\r\n"
@@ -48,6 +49,16 @@ def error_page(status: int, why: str = "") -> bytes:
         "<style>body{font:16px/1.5 sans-serif;max-width:40em;margin:3em auto;padding:0 1em}"
         f"</style></head>\n<body><h1>{title}</h1>\n{text}</body></html>\n"
     ).encode()
+
+
+def own_page(folder: Path | None, status: int) -> bytes | None:
+    """The operator's page for an error, if there is one; looked at each time."""
+    if folder is None:
+        return None
+    try:
+        return (folder / f"{status}.html").read_bytes()
+    except OSError:
+        return None
 
 
 def head(status: int, fields: Iterable[tuple[str, str]]) -> bytes:

@@ -199,6 +199,7 @@ class NodeConnection(asyncio.Protocol):
         limit = self.role.parameters.max_backend_uses
         return (
             not self.transport.is_closing()
+            and not self.node.unhealthy
             and self.generation == self.role.generation
             and (not limit or self.uses < limit)
             and (not self.expires or now < self.expires)

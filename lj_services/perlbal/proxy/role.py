@@ -19,6 +19,7 @@ from lj_services.perlbal.proxy import reproxy
 from lj_services.perlbal.proxy.connections import Connections
 from lj_services.perlbal.proxy.exchange import Exchange
 from lj_services.perlbal.proxy.fetching import Reproxier
+from lj_services.perlbal.proxy.health import Health
 from lj_services.perlbal.proxy.queues import Priority
 from lj_services.perlbal.proxy.reproxy_cache import Cache
 from lj_services.perlbal.service import Service
@@ -35,6 +36,7 @@ class ProxyRole(Connections):
     """A service that passes requests on to nodes.
 
     Attributes:
+        health: asks nodes how they are.
         reproxier: fetches what nodes have named by URL.
         cache: what they have named lately.
     """
@@ -43,6 +45,7 @@ class ProxyRole(Connections):
         super().__init__(service)
         self.reproxier = Reproxier(self)
         self.cache = Cache()
+        self.health = Health(self)
 
     # -- requests -----------------------------------------------------------------
 
@@ -207,6 +210,8 @@ class ProxyRole(Connections):
         self.cache.trim()
         if key == "pool":
             self.use_pool(self.balancer.pools.get(parameters.pool))
+        if key in ("pool", "health_check_path"):
+            self.health.changed()
         if key in ("pool", "connect_ahead", "enabled"):
             self.spawn()
 
@@ -236,6 +241,7 @@ class ProxyRole(Connections):
                 self.ended(exchange)
         self.drop_stale(now)
         self.reproxier.tick(now)
+        self.health.tick(now)
         self.spawn()
 
     def _silent(self, backend: Backend, before: float) -> None:
@@ -259,6 +265,7 @@ class ProxyRole(Connections):
         """Close all connections."""
         super().close()
         self.reproxier.close()
+        self.health.close()
 
     # -- for the console ----------------------------------------------------------
 
