@@ -8,6 +8,7 @@ A request's way through a reverse proxy, and the files that it meets::
     listening.py         a service's address
       tls.py               certificates by host name, replaced while they are used
     frontend.py          ClientConnection: one client; requests in, responses out, in order
+      access.py            the access log
       connection.py        its pace, its end, how long it may keep us waiting
       answering.py         what it tells whoever answers
       http/parse.py        bytes -> the request's head (http/head.py), strict against smuggling

@@ -316,6 +316,8 @@ class Balancer:
         for service in self.services.values():
             if service.role is not None:
                 service.role.tick(now)
+            if service.access_log is not None:
+                service.access_log.flush(now)
         if now - self._pools_checked >= CHECK_EVERY_S:
             self._pools_checked = now
             for pool in self.pools.values():

@@ -13,6 +13,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
+from lj_services.perlbal.access import Counted
 from lj_services.perlbal.answering import Exchange
 from lj_services.perlbal.http.chunked import ChunkDecoder
 from lj_services.perlbal.http.errors import BadMessage
@@ -37,6 +38,7 @@ class HttpConnection(asyncio.Protocol):
     __slots__ = (
         "_body_left",
         "_chunks",
+        "_counted",
         "_deadline",
         "_partial",
         "_paused",
@@ -90,6 +92,7 @@ class HttpConnection(asyncio.Protocol):
         self._reading_body = False
         self._body_left = 0
         self._chunks: ChunkDecoder | None = None
+        self._counted: Counted | None = None
         self._deadline = 0.0
         self._paused = False
 
@@ -119,6 +122,7 @@ class HttpConnection(asyncio.Protocol):
         self.balancer.connections.discard(self)
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
+            self.logged(whole=False)
             exchange.client_gone()
 
     def eof_received(self) -> bool:
@@ -139,6 +143,26 @@ class HttpConnection(asyncio.Protocol):
         self.last_input = self.balancer.now
         if self.exchange is not None:
             self.exchange.client_ready()
+
+    # -- the access log -------------------------------------------------------------
+
+    def count(self) -> None:
+        """A request has come that is to be logged: look at what is sent."""
+        if self._counted is None:
+            self.transport = self._counted = Counted(self.transport)
+        self._counted.begin()
+
+    def logged(self, *, whole: bool) -> None:
+        """The request is through, and all of the response was sent or not."""
+        access_log = self.home.access_log
+        if access_log is not None and self._counted is not None and self._counted.began:
+            access_log.add(self.observed_ip or self.peer, self.request, self._counted, whole=whole)
+            self._counted.began = 0.0
+
+    def file_sent(self, size: int) -> None:
+        """So many bytes went to the socket past the transport."""
+        if self._counted is not None:
+            self._counted.sent += size
 
     # -- filled in by `frontend.ClientConnection` ------------------------------------
 
@@ -175,6 +199,7 @@ class HttpConnection(asyncio.Protocol):
 
     def cut_off(self) -> None:
         """Close in the middle of a response: what has been sent leaves, no more comes."""
+        self.logged(whole=False)
         self.exchange = None
         self.closing = True
         self._deadline = self.balancer.now + LINGER_S

@@ -102,6 +102,8 @@ class ClientConnection(HttpConnection):
         self.keep_alive = (
             request.keep_alive and service.parameters.persist_client and not self.balancer.draining
         )
+        if service.access_log is not None:
+            self.count()
         length = request.length
         rest = data[used:] if len(data) > used else b""
         if length:
@@ -222,6 +224,8 @@ class ClientConnection(HttpConnection):
     def done(self) -> None:
         """The response has been written: go on with the next request, or close."""
         self.exchange = None
+        if self._counted is not None:
+            self.logged(whole=True)
         self._deadline = self.balancer.now + self.home.parameters.persist_client_idle_timeout
         if self.keep_alive and self.balancer.draining and not self._pending:
             self.drain(self.balancer.idle_s)

@@ -18,6 +18,8 @@ from lj_services.perlbal.values import Listen, Network
 class Parameters:
     """One service's values, by the parameters' names."""
 
+    access_log: str
+    access_log_format: str
     always_trusted: bool
     backend_connect_timeout: int
     backend_persist_cache: int

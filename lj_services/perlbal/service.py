@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lj_services.perlbal.access import FORMATS, AccessLog
 from lj_services.perlbal.errors import CommandError
 from lj_services.perlbal.hooks import Hooks
 from lj_services.perlbal.listening import Listener
@@ -97,6 +99,7 @@ class Service:
         insert, remove: HEADER's rules for requests to nodes.
         role: None until ``SET role``.
         requests: how many it was asked.
+        access_log: where they are written down, if they are.
     """
 
     def __init__(self, name: str, balancer: Balancer) -> None:
@@ -112,6 +115,7 @@ class Service:
         self.enabled = False
         self.requests = 0
         self.listener: Listener | None = None
+        self.access_log: AccessLog | None = None
 
     # -- SET ----------------------------------------------------------------------
 
@@ -149,11 +153,30 @@ class Service:
             self.parameters.idle_timeout = value
         before = getattr(self.parameters, key)
         setattr(self.parameters, key, value)
+        if key in ("access_log", "access_log_format"):
+            self._open_access_log(key, before)
         if key == "listen" and self.enabled and value != before:
             self._stop_listening()
             self.enable()
         if self.role is not None:
             self.role.changed(key)
+
+    def _open_access_log(self, key: str, before: Any) -> None:
+        """Write to another file, or in another form."""
+        path, form = self.parameters.access_log, self.parameters.access_log_format
+        try:
+            if form not in FORMATS:
+                raise CommandError(f"access_log_format: there are {', '.join(FORMATS)}")
+            opened = AccessLog(Path(path), form, self.name) if path else None
+        except CommandError:
+            setattr(self.parameters, key, before)
+            raise
+        except OSError as error:
+            setattr(self.parameters, key, before)
+            raise CommandError(f"access log {path}: {error.strerror}") from None
+        if self.access_log is not None:
+            self.access_log.close()
+        self.access_log = opened
 
     def known(self) -> list[str]:
         """The parameters that this service's role has."""
@@ -263,6 +286,9 @@ class Service:
             self._stop_listening()
         if self.role is not None:
             self.role.close()
+        if self.access_log is not None:
+            self.access_log.close()
+            self.access_log = None
 
     # -- for the console ----------------------------------------------------------
 

@@ -348,6 +348,14 @@ _ALL = (
         own=True,
     ),
     Tunable(
+        "access_log",
+        TEXT,
+        "",
+        "file that gets a line for each request of those who connect to the service; unset: none",
+        own=True,
+    ),
+    Tunable("access_log_format", TEXT, "combined", "combined, common or json", own=True),
+    Tunable(
         "health_check_path",
         TEXT,
         "",

@@ -138,6 +138,7 @@ class FileSender:
             return
         self._offset += sent
         self._left -= sent
+        self._client.file_sent(sent)
         self._client.last_input = self._client.balancer.now
         if not self._left:
             self._end(True)

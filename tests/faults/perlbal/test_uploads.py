@@ -60,7 +60,7 @@ def test_a_large_upload_is_whole_before_a_node_hears_of_it(spooling: Balancer, n
     with spooling.talk() as talk:
         talk.send(POST % (b"/large", length(len(BODY))) + BODY[:-1])
         wait_for(lambda: spooled(spooling), "the upload to be spooled")
-        assert open_files(spooling) == 1
+        wait_for(lambda: open_files(spooling) == 1, "the file")  # a thread opens it
         assert "/large" not in node.seen("POST")
         talk.send(BODY[-1:])
         answer = talk.read()
