@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ import psutil
 
 import lj_services
 from bench.harness import Comparison, Contender, Load, Subject, free_port, wait_until_it_answers
+from lj_services.daemon.listening import allow_open_files
 
 TITLE = "Load balancer"
 
@@ -95,6 +97,8 @@ backend b
   server s 127.0.0.1:{node}
 """
 
+_PATIENT = "  SET persist_client_idle_timeout = 300\n"
+
 Words = Callable[[Path], list[str]]
 
 
@@ -151,6 +155,37 @@ def wrk(subject: Subject, *, path: str, clients: int, duration_s: int, figure: s
         raise RuntimeError(f"wrk met errors:\n{done.stdout}")
     rate = float(found[1]) / float(found[2])
     return rate * 10 if figure == "MiB" else rate
+
+
+IDLE = 3_000
+"""Clients that are connected and ask for nothing."""
+
+
+_started_with: dict[int, int] = {}
+"""Bytes of memory that a process had before its first client."""
+
+
+def idle(subject: Subject, *, clients: int) -> float:
+    """KiB of memory that a client costs who was served once and stays connected."""
+    assert subject.pid is not None
+    allow_open_files(clients + 100)
+    process = psutil.Process(subject.pid)
+    before = _started_with.setdefault(subject.pid, process.memory_info().rss)
+    port = int(subject.value.rpartition(":")[2])
+    with ExitStack() as stack:
+        connected = []
+        for _ in range(clients):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            client.sendall(b"GET /1k HTTP/1.1\r\nHost: a\r\n\r\n")
+            connected.append(client)
+        for client in connected:
+            received = b""
+            while len(received.partition(b"\r\n\r\n")[2]) < 1024:
+                data = client.recv(4096)
+                if not data:
+                    raise RuntimeError("the balancer has hung up on an idle client")
+                received += data
+        return (process.memory_info().rss - before) / 1024 / clients
 
 
 def _version(*words: str) -> str:
@@ -238,4 +273,17 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
         ),
         loads=small[:1] + large,
         goal="0.9 of nginx's throughput of large files",
+    )
+    count = IDLE // 10 if quick else IDLE
+    yield Comparison(
+        "Clients that stay connected",
+        ours=Contender(
+            "lj perlbal serve", version, partial(contender, _PERLBAL, _lj, settings=_PATIENT)
+        ),
+        loads=[
+            Load(
+                f"{count:,} idle clients", "KiB each", partial(idle, clients=count), better="lower"
+            )
+        ],
+        goal="under 8 KiB each",
     )
