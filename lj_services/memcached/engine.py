@@ -222,9 +222,7 @@ class Engine:
             out.append(reply)
 
     def _sets(self, request: Sets, out: Replies) -> None:
-        put = self.items.put
-        for key, flags, value, exptime in request.sets:
-            put(key, flags, value, self.moment(exptime) if exptime else NEVER)
+        self.items.put_blocks(request.sets, self.moment)
         self.counters.cmd_set += len(request.sets)
         out.append(replies.STORED * len(request.sets))
 

@@ -35,7 +35,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from lj_services.memcached.expiry import Timer, TimingWheel
@@ -193,6 +193,10 @@ class Items:
     def put(self, key: bytes, flags: int, value: bytes, expires_at: float = NEVER) -> Item:
         """Store a value, whatever was there before."""
         block = b"VALUE %b %d %d\r\n%b\r\n" % (key, flags, len(value), value)
+        return self.put_block(key, block, expires_at)
+
+    def put_block(self, key: bytes, block: bytes, expires_at: float = NEVER) -> Item:
+        """Store a value that is already in the form in which it is sent (`Item.block`)."""
         self.last_cas = cas = self.last_cas + 1
         self.total_stored += 1
         item = self._items.get(key)
@@ -219,6 +223,34 @@ class Items:
         if self.used > self.limit:
             self._make_room(2 * change)
         return item
+
+    def put_blocks(
+        self, sets: Iterable[tuple[bytes, bytes, int]], moment: Callable[[int], float]
+    ) -> None:
+        """Store many values: `put_block`, written out for keys that are there already.
+
+        Args:
+            sets: key, block and exptime of each.
+            moment: when what has an exptime expires.
+        """
+        lookup = self._items.get
+        move_to_end = self._items.move_to_end
+        now = self.now
+        for key, block, exptime in sets:
+            item = lookup(key)
+            if item is None or exptime or item.expires_at != NEVER:
+                self.put_block(key, block, moment(exptime) if exptime else NEVER)
+                continue
+            self.last_cas = item.cas = self.last_cas + 1
+            self.total_stored += 1
+            change = len(block) - len(item.block)
+            item.block = block
+            item.stored = now
+            item.used = 0.0
+            item.state = 0
+            move_to_end(key)
+            if change:
+                self._grow(change)
 
     def rewrite(self, item: Item, value: bytes) -> None:
         """Change the value of `item` and nothing else but its cas unique."""

@@ -176,8 +176,11 @@ class Refused(NamedTuple):
     forget: bytes | None = None
 
 
-PlainSet: TypeAlias = tuple[bytes, int, bytes, int]
-"""Key, flags, value and exptime of a ``set`` that wants its reply; numbers of 9 digits at most."""
+PlainSet: TypeAlias = tuple[bytes, bytes, int]
+"""Key, block and exptime of a ``set`` that wants its reply.
+
+The block is what a get of the key answers: its ``VALUE`` line, the value, a line end.
+"""
 
 
 class Sets(NamedTuple):

@@ -35,6 +35,7 @@ The error texts are those of memcached 1.6.18, which clients know.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, get_args
 
 from lj_services.memcached.protocol import replies
@@ -69,8 +70,8 @@ BINARY_HEADER: Final = 24
 _MOST_BYTES: Final = 2**31 - 3  # memcached reads the size of a value as a C int
 _BAD_CHUNK: Final = Refused(replies.BAD_CHUNK)
 _LINE_TOO_LONG: Final = Refused(replies.client_error("line too long"), close=True)
-# Key, flags, exptime and size; a plus sign after a quantifier: what it took, it keeps.
-_plain_set_line: Final = re.compile(rb"set ([^ \n]++) (\d{1,9}+) (\d{1,9}+) (\d{1,9}+)\r\n").match
+# Flags, exptime and size, without leading zeros, so that they can be sent as they came.
+_plain_numbers: Final = re.compile(rb" (0|[1-9]\d{0,8}) (0|[1-9]\d{0,8}) (0|[1-9]\d{0,8})\r\n")
 _STORE_MODES: Final[dict[bytes, StoreMode]] = {mode.encode(): mode for mode in get_args(StoreMode)}
 
 
@@ -198,16 +199,25 @@ class RequestParser:
         What is unusual about a set, or wrong, ends the row; `_store` finds out what it is.
         """
         sets: list[PlainSet] = []
+        append = sets.append
+        max_item = self.max_item
         buffer = self._buffer
+        find = buffer.find
         start = self._pos
-        while line := _plain_set_line(buffer, start, start + MAX_KEY):  # so the key is not longer
-            key, flags, exptime, size = line.groups()
-            begin = line.end()
-            end = begin + int(size)
-            if buffer[end : end + 2] != b"\r\n" or len(key) + end - begin > self.max_item:
+        while buffer.startswith(b"set ", start):
+            begin = find(b"\n", start, start + MAX_KEY) + 1  # so the key is not longer
+            space = find(b" ", start + 4, begin)
+            announced = _announced(buffer[space:begin])
+            if announced is None:
                 break
-            sets.append((key, int(flags), buffer[begin:end], int(exptime)))
-            start = end + 2
+            numbers, exptime, size = announced
+            key = buffer[start + 4 : space]
+            end = begin + size
+            if not (key and buffer.startswith(b"\r\n", end) and len(key) + size <= max_item):
+                break
+            end += 2
+            append((key, b"VALUE %b%b%b" % (key, numbers, buffer[begin:end]), exptime))
+            start = end
         self._pos = start
         if start == len(buffer):
             self._rest()
@@ -338,6 +348,21 @@ class RequestParser:
         self._buffer = b""
         self._pos = 0
         return refusal
+
+
+@lru_cache(maxsize=1024)
+def _announced(numbers: bytes) -> tuple[bytes, int, int] | None:
+    """What stands behind the key of a plain set, which is the same for many keys.
+
+    Returns:
+        The end of the ``VALUE`` line, the exptime and the value's size in bytes; None if
+        something is unusual.
+    """
+    line = _plain_numbers.fullmatch(numbers)
+    if line is None:
+        return None
+    flags, exptime, size = line.groups()
+    return b" %b %b\r\n" % (flags, size), int(exptime), int(size)
 
 
 def _longest(line: bytes) -> int:

@@ -25,6 +25,7 @@ from lj_services.memcached.protocol.commands import (
     MetaGet,
     MetaNoop,
     MetaSet,
+    PlainSet,
     Quit,
     Refused,
     Request,
@@ -45,6 +46,20 @@ pytestmark = pytest.mark.unit
 MAX_ITEM = 1000
 
 
+def block(key: bytes, flags: int, value: bytes) -> bytes:
+    """What a get of the key answers, without END."""
+    return b"VALUE %b %d %d\r\n%b\r\n" % (key, flags, len(value), value)
+
+
+def store_of(plain: PlainSet) -> Store:
+    """The long form of a plain set."""
+    key, told, exptime = plain
+    line, _, value = told.partition(b"\r\n")
+    flags = int(line.split(b" ")[2])
+    assert told == block(key, flags, value[:-2])
+    return Store("set", key, flags, exptime, value[:-2])
+
+
 def parse(*pieces: bytes) -> list[Request | Refused]:
     """What a new parser makes of the pieces; each plain set for itself."""
     parser = RequestParser(MAX_ITEM)
@@ -53,10 +68,7 @@ def parse(*pieces: bytes) -> list[Request | Refused]:
         parser.feed(piece)
         while (request := parser.next_request()) is not None:
             if isinstance(request, Sets):
-                found += (
-                    Store("set", key, flags, exptime, value)
-                    for key, flags, value, exptime in request.sets
-                )
+                found += map(store_of, request.sets)
             else:
                 found.append(request)
     return found
@@ -194,7 +206,7 @@ def test_the_short_cut_is_not_taken_in_the_middle_of_a_request() -> None:
     assert parser.next_request() is None
     assert parser.lone_get(b"get k\r\n") is None
     parser.feed(b"get k\r\n\r\n")
-    assert parse_one(parser) == Sets([(b"k", 0, b"get k\r\n", 0)])
+    assert parse_one(parser) == Sets([(b"k", block(b"k", 0, b"get k\r\n"), 0)])
 
 
 plain_sets = st.builds(
@@ -219,8 +231,7 @@ def test_plain_sets_in_a_row_are_given_out_together(
     first = parser.next_request()
     if all(len(encode(one)) - len(one.value) <= MAX_KEY for one in sets):
         assert isinstance(first, Sets)
-        expected = [(one.key, one.flags, one.value, one.exptime) for one in sets]
-        assert first.sets[: len(sets)] == expected
+        assert list(map(store_of, first.sets[: len(sets)])) == sets
 
 
 @pytest.mark.parametrize(
@@ -231,6 +242,11 @@ def test_plain_sets_in_a_row_are_given_out_together(
         b"set k 4294967295 0 1\r\nx\r\n",
         b"set k 0 0 1\nx\r\n",
         b"set  k 0 0 1\r\nx\r\n",
+        b"set  0 0 1\r\nx\r\n",
+        b"set k 007 0 1\r\nx\r\n",
+        b"set k 0 0 01\r\nx\r\n",
+        b"set k\r\nget 0 0 1\r\n",
+        b"set k\n 0 0 1\r\nx\r\n",
         b"set " + b"k" * MAX_KEY + b" 0 0 1\r\nx\r\n",
         b"set k 0 0 1\r\nxx\r\n",
         b"set k 0 0 2000\r\n" + b"x" * 2000 + b"\r\n",
@@ -243,7 +259,8 @@ def test_whatever_else_ends_the_row(end: bytes) -> None:
     row = b"set a 1 2 1\r\nx\r\nset b 3 4 0\r\n\r\n"
     parser = RequestParser(MAX_ITEM)
     parser.feed(row + end)
-    assert parser.next_request() == Sets([(b"a", 1, b"x", 2), (b"b", 3, b"", 4)])
+    first, second = (b"a", block(b"a", 1, b"x"), 2), (b"b", block(b"b", 3, b""), 4)
+    assert parser.next_request() == Sets([first, second])
     assert typed(parse(row + end)[2:]) == typed(parse(end))
 
 
