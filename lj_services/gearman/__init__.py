@@ -6,8 +6,9 @@ and worker share it.
 
 The server (``lj gearman serve``); a packet on its way through it::
 
-    server.py      Connection.data_received: bytes arrive, answers leave, a slow reader
-                   is not waited for and does not fill memory
+    server.py      what it listens on; server_connection.py: bytes arrive, answers leave,
+                   large data takes turns with others', and a slow reader is not waited for
+                   and does not fill memory
     protocol.py    bytes -> packets and lines
     dispatch.py    what each packet does; admin.py: what each line is answered
     queues.py      all jobs: who shares one, who is given one, what happens when somebody

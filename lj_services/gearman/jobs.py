@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from enum import Enum, IntEnum
-from typing import Final
+from typing import Final, cast
 
 from lj_services.gearman.protocol import LARGE, PacketType, answer, answer_parts
 
@@ -121,23 +121,26 @@ class Peer:
         self.unsent_bytes -= len(data)
         return data
 
-    def take_parts(self) -> list[bytes]:
-        """What is to be sent, large data uncopied; it is forgotten here."""
-        parts: list[bytes] = []
-        small: list[bytes] = []
-        for data in self.outbox:
-            if len(data) < LARGE:
-                small.append(data)
-                continue
-            if small:
-                parts.append(b"".join(small))
-                small.clear()
-            parts.append(data)
-        if small:
-            parts.append(b"".join(small))
-        self.outbox.clear()
-        self.unsent_bytes = 0
-        return parts
+    def take_portion(self, most: int) -> bytes | memoryview:
+        """What is to be sent next, `most` bytes at most, large data uncopied; it is forgotten
+        here.  There is something."""
+        outbox = self.outbox
+        first = outbox[0]
+        if len(first) > most:
+            view = memoryview(first)
+            outbox[0] = cast(bytes, view[most:])
+            self.unsent_bytes -= most
+            return view[:most]
+        size = taken = 0
+        for data in outbox:
+            if size + len(data) > most:
+                break
+            size += len(data)
+            taken += 1
+        portion = b"".join(outbox[:taken])
+        del outbox[:taken]
+        self.unsent_bytes -= size
+        return portion
 
     def take(self) -> bytes:
         """What is to be sent; it is forgotten here."""

@@ -124,7 +124,9 @@ class Ledger:
         for peer in batch.peers:
             if errors:
                 marked = peer.outbox[: peer.mark]
-                peer.outbox[: peer.mark] = [errors.get(raw, raw) for raw in marked]
+                peer.outbox[: peer.mark] = [
+                    errors.get(raw, raw) if type(raw) is bytes else raw for raw in marked
+                ]  # what is not bytes is large data
             peer.held = peer in self._batch.peers
         return list(batch.peers)
 

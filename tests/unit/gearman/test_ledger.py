@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
 from lj_services.gearman.dispatch import Dispatcher
 from lj_services.gearman.jobs import Peer
 from lj_services.gearman.ledger import Batch, Ledger
-from lj_services.gearman.protocol import Line, Magic, Packet, PacketParser
+from lj_services.gearman.protocol import LARGE, Line, Magic, Packet, PacketParser
 from lj_services.gearman.protocol import PacketType as T
 from lj_services.gearman.queues import Queues
 
@@ -222,3 +223,13 @@ def test_stored_jobs_come_back(box: Box) -> None:
         (T.JOB_CREATED, b"H:box:4"),
     ]
     assert again.queues.data_bytes == 3
+
+
+def test_large_data_waits_with_an_error_behind_it(box: Box) -> None:
+    """A client's outbox may hold what is large and no bytes, beside the job not stored."""
+    client = Peer()
+    large = bytearray(LARGE)
+    box.dispatcher.packet(client, Packet(Magic.REQUEST, T.ECHO_REQ, (cast(bytes, large),)))
+    box.send(client, T.SUBMIT_JOB_BG, b"up", b"", b"1")
+    answers = box.written(box.cut(), _1="no room")[client]
+    assert [kind for kind, _ in answers] == [T.ECHO_RES, T.ERROR]
