@@ -12,6 +12,7 @@ from typing import Final
 
 from lj_services.gearman.jobs import Job, Peer, Priority
 from lj_services.gearman.protocol import (
+    LEAST_TIMEOUT_MS,
     MAX_CLIENT_ID,
     MAX_UNIQUE,
     Packet,
@@ -26,6 +27,9 @@ from lj_services.gearman.schedule import next_time
 EXCEPTIONS: Final = b"exceptions"
 """The only option that a client may ask for."""
 NO_JOB: Final = answer(T.NO_JOB)
+GRACE_S: Final = 1.0
+"""How much longer than a worker that gives seconds the server waits: such workers keep to their
+limit themselves, and may not outlive being told that the job is not theirs any more."""
 
 Handler = Callable[[Peer, Sequence[bytes]], None]
 
@@ -125,8 +129,9 @@ class Dispatcher:
 
     def _can_do(self, peer: Peer, args: Sequence[bytes]) -> None:
         check_function_name(args[0])
-        timeout_ms = _number(args[1], "timeout") if len(args) > 1 else 0
-        self.queues.can_do(peer, args[0], timeout_ms / 1000)
+        timeout = _number(args[1], "timeout") if len(args) > 1 else 0
+        timeout_s = timeout + GRACE_S if 0 < timeout < LEAST_TIMEOUT_MS else timeout / 1000
+        self.queues.can_do(peer, args[0], timeout_s)
 
     def _reset_abilities(self, peer: Peer, args: Sequence[bytes]) -> None:
         for name in list(peer.abilities):

@@ -13,9 +13,6 @@ from typing import Final, cast
 
 from lj_services.gearman.protocol import LARGE, PacketType, answer, answer_parts
 
-LEAST_TIMEOUT_S: Final = 1.0
-"""Shortest time that a job may take.  Many workers give seconds where the protocol means
-milliseconds; a floor keeps their jobs from failing at once (gearmand has the same)."""
 LEAST_HOLES: Final = 64
 """So many jobs that have left the middle of a queue are not worth making a new one."""
 

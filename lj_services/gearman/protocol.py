@@ -36,7 +36,9 @@ MAX_HANDLE: Final = 64
 """Longest job handle, in bytes."""
 MAX_CLIENT_ID: Final = 127
 """Longest name that a worker may give itself, in bytes."""
-
+LEAST_TIMEOUT_MS: Final = 1000
+"""Least time limit of a job, in milliseconds, as the protocol has it.  What is less is meant in
+seconds: Perl's workers, and others after them, give seconds."""
 
 LARGE: Final = 1 << 20
 """Data of so many bytes is not copied on its way through a server: copying it would keep all

@@ -15,7 +15,6 @@ work in time, it is not counted any more and another one is woken (`waking.py`).
 from __future__ import annotations
 
 from lj_services.gearman.jobs import (
-    LEAST_TIMEOUT_S,
     Job,
     JobState,
     Peer,
@@ -44,7 +43,7 @@ class Queues(Places):
             Refused: there are too many functions.
         """
         function = self.function(name)
-        limit = max(timeout_s, LEAST_TIMEOUT_S) if timeout_s > 0 else 0.0
+        limit = max(timeout_s, 0.0)
         peer.abilities[name] = (function, limit)
         function.workers[peer] = None
         if peer.sleeping and peer.woken_for is None:

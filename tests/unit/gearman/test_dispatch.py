@@ -192,10 +192,24 @@ def test_a_job_that_takes_too_long_fails(box: Box) -> None:
     assert (kind, args[0]) == (T.ERROR, b"JOB_NOT_FOUND")
 
 
+@pytest.mark.parametrize("limit", [b"2", b"3000"])
+def test_limits_in_seconds_and_in_milliseconds(box: Box, limit: bytes) -> None:
+    """Perl's workers send seconds, and end the job themselves before the server does; a thousand
+    and more are milliseconds."""
+    client, worker = box.peer(), box.peer()
+    box.send(worker, T.CAN_DO_TIMEOUT, b"up", limit)
+    handle = box.submit(client, T.SUBMIT_JOB, b"up", b"", b"")
+    box.send(worker, T.GRAB_JOB)
+    box.at(2.9)
+    assert got(client) == []
+    box.at(3.0)
+    assert got(client) == [(T.WORK_FAIL, (handle,))]
+
+
 def test_a_job_that_takes_too_long_is_retried() -> None:
     box = Box(Rules(on_timeout="retry", job_retries=1))
     client, worker = box.peer(), box.peer()
-    box.send(worker, T.CAN_DO_TIMEOUT, b"up", b"1")  # a second at least
+    box.send(worker, T.CAN_DO_TIMEOUT, b"up", b"1")
     handle = box.submit(client, T.SUBMIT_JOB, b"up", b"", b"")
     for start in (0, 10):
         assert box.send(worker, T.GRAB_JOB)[0][0] is T.JOB_ASSIGN
