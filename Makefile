@@ -127,7 +127,7 @@ $(VENV)/.test: pyproject.toml constraints.txt packages.txt
 
 .PHONY: check
 check: $(VENV)/.test lint ## The fast part of `make test`: about a minute
-	$(BIN)/pytest -m unit -n $(PYTEST_JOBS) -q $(PYTEST_ARGS)
+	$(BIN)/pytest -m unit --hypothesis-profile=quick -n $(PYTEST_JOBS) -q $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.test

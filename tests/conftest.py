@@ -16,4 +16,6 @@ pytest_plugins = [
 
 # A busy machine is no error: what an example may cost is for benchmarks to say.
 settings.register_profile("kit", deadline=None)
+# `make check` tries fewer of them.
+settings.register_profile("quick", settings.get_profile("kit"), max_examples=20)
 settings.load_profile("kit")

@@ -231,5 +231,5 @@ class Model(RuleBasedStateMachine):
             assert all(p.sleeping and p.woken_for is None for p in function.sleepers)
 
 
-Model.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
+Model.TestCase.settings = settings(stateful_step_count=40)
 TestQueues = Model.TestCase

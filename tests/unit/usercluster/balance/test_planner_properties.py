@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lj_services.usercluster.balance.plan import Plan, PlanImpossible, Why
@@ -83,7 +83,6 @@ def plan_of(site: Snapshot, rules: BalanceRules) -> Plan | None:
         return None
 
 
-@settings(max_examples=100, deadline=None)
 @given(sites(), RULES)
 def test_every_plan_keeps_the_rules(site: Snapshot, rules: BalanceRules) -> None:
     plan = plan_of(site, rules)
@@ -117,7 +116,6 @@ def test_every_plan_keeps_the_rules(site: Snapshot, rules: BalanceRules) -> None
             assert needed <= rules.receiver_limit * cluster.disk_total + 1e-6
 
 
-@settings(max_examples=100, deadline=None)
 @given(sites(), RULES)
 def test_no_move_makes_the_worst_cluster_worse(site: Snapshot, rules: BalanceRules) -> None:
     plan = plan_of(site, rules)
@@ -173,7 +171,6 @@ def test_no_move_makes_the_worst_cluster_worse(site: Snapshot, rules: BalanceRul
     assert {n: f.disk_after for n, f in target.items()} == disk
 
 
-@settings(max_examples=80, deadline=None)
 @given(sites(), RULES)
 def test_the_same_answer_every_time(site: Snapshot, rules: BalanceRules) -> None:
     plan = plan_of(site, rules)
@@ -186,7 +183,6 @@ def test_the_same_answer_every_time(site: Snapshot, rules: BalanceRules) -> None
         assert plan.moves == other.moves
 
 
-@settings(max_examples=100, deadline=None)
 @given(sites(), RULES)
 def test_what_is_not_reached_is_said(site: Snapshot, rules: BalanceRules) -> None:
     plan = plan_of(site, rules)
@@ -208,7 +204,6 @@ def test_what_is_not_reached_is_said(site: Snapshot, rules: BalanceRules) -> Non
         )
 
 
-@settings(max_examples=80, deadline=None)
 @given(sites(), RULES)
 def test_a_plan_that_reaches_its_targets_moves_no_less_than_the_bound(
     site: Snapshot, rules: BalanceRules
@@ -219,7 +214,6 @@ def test_a_plan_that_reaches_its_targets_moves_no_less_than_the_bound(
         assert plan.spread_after >= plan.best_spread * (1 - 1e-9)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.integers(2, 6), st.lists(st.integers(1, 50), min_size=200, max_size=400), st.data())
 def test_small_users_are_spread_within_the_tolerance_for_hardly_more_than_the_bound(
     count: int, sizes: list[int], data: st.DataObject

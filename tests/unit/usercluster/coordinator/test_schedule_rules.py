@@ -391,5 +391,5 @@ class Rules(RuleBasedStateMachine):
             self.put(number, state="done", owner=None, lease_until=0)
 
 
-Rules.TestCase.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
+Rules.TestCase.settings = settings(stateful_step_count=50)
 TestRules = Rules.TestCase
