@@ -173,26 +173,33 @@ class Dispatcher:
 
     def _work_status(self, peer: Peer, args: Sequence[bytes]) -> None:
         job = self.queues.running(peer, args[0])
-        job.progress = args[1], args[2]
-        job.tell(T.WORK_STATUS, args[1], args[2])
+        if job is not None:
+            job.progress = args[1], args[2]
+            job.tell(T.WORK_STATUS, args[1], args[2])
 
     def _work_part(self, peer: Peer, kind: T, args: Sequence[bytes]) -> None:
-        self.queues.running(peer, args[0]).tell(kind, args[1])
+        job = self.queues.running(peer, args[0])
+        if job is not None:
+            job.tell(kind, args[1])
 
     def _work_complete(self, peer: Peer, args: Sequence[bytes]) -> None:
         job = self.queues.running(peer, args[0])
-        job.tell(T.WORK_COMPLETE, args[1])
-        self.queues.finish(job, failed=False)
+        if job is not None:
+            job.tell(T.WORK_COMPLETE, args[1])
+            self.queues.finish(job, failed=False)
 
     def _work_fail(self, peer: Peer, args: Sequence[bytes]) -> None:
         if args[0] == peer.excepted:
             return  # some workers say both; the exception has ended the job
         job = self.queues.running(peer, args[0])
-        job.tell(T.WORK_FAIL)
-        self.queues.finish(job, failed=True)
+        if job is not None:
+            job.tell(T.WORK_FAIL)
+            self.queues.finish(job, failed=True)
 
     def _work_exception(self, peer: Peer, args: Sequence[bytes]) -> None:
         job = self.queues.running(peer, args[0])
+        if job is None:
+            return
         told = answer(T.WORK_EXCEPTION, job.handle, args[1])
         untold = answer(T.WORK_FAIL, job.handle)
         for waiter, times in job.waiters.items():

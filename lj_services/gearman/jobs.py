@@ -54,6 +54,7 @@ class Peer:
         "exceptions",
         "gone",
         "held",
+        "late",
         "mark",
         "number",
         "outbox",
@@ -84,6 +85,8 @@ class Peer:
         """Handle -> job whose result it waits for."""
         self.excepted: bytes | None = None
         """The job that it has ended with an exception last: it may say WORK_FAIL, too."""
+        self.late: bytes | None = None
+        """The job that was taken from it last because it took too long: it may not know yet."""
         self.outbox: list[bytes] = []
         self.unsent_bytes = 0
         self.gone = False

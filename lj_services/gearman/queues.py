@@ -166,14 +166,15 @@ class Queues(Places):
             self.wakes.wake(was_for, self.now)  # it may have taken another one's job
         return job
 
-    def running(self, peer: Peer, handle: bytes) -> Job:
-        """The job that a worker reports about.
+    def running(self, peer: Peer, handle: bytes) -> Job | None:
+        """The job that a worker reports about; None: it has taken too long, and what the worker
+        says of it now is nothing to anybody.
 
         Raises:
             Refused: the worker does not have such a job.
         """
         job = peer.running.get(handle)
-        if job is None:
+        if job is None and handle != peer.late:
             raise Refused("JOB_NOT_FOUND", "Job given in work result not found")
         return job
 
@@ -234,6 +235,8 @@ class Queues(Places):
             self.place(job, 0.0)
         for job in self.timers.late(now):
             job.function.timed_out += 1
+            if job.worker is not None:
+                job.worker.late = job.handle
             if self.rules.on_timeout == "retry":
                 self.give_back(job)
             else:

@@ -19,6 +19,7 @@ my $worker = Gearman::Worker->new(job_servers => [$ARGV[0]]);
 $worker->register_function(up => sub { uc $_[0]->arg });
 $worker->register_function(fails => sub { undef });
 $worker->register_function(dies => sub { die "that is why\\n" });
+$worker->register_function(slow => 1, sub { sleep 3; return "late" });
 $worker->register_function(steps => sub {
     my $job = shift;
     $job->set_status($_, 3) for 1 .. 3;
@@ -53,6 +54,13 @@ my $status = $client->get_status($handle);
 print "known ", $status->known ? 1 : 0, " running ", $status->running ? 1 : 0, "\\n";
 """
 
+TOO_LONG = """
+use strict; use warnings; use Gearman::Client;
+my $client = Gearman::Client->new(job_servers => [$ARGV[0]]);
+print "slow ", defined $client->do_task(slow => "x") ? "done" : "failed", "\\n";
+print "up ", ${ $client->do_task(up => "still there") }, "\\n";
+"""
+
 
 @pytest.fixture
 def server(gearman_server: Start, tmp_path: Path) -> Iterator[GearmanServer]:
@@ -82,3 +90,11 @@ def test_calls_task_sets_status_and_exceptions(server: GearmanServer) -> None:
     assert "steps done" in lines
     assert "that is why" in lines  # around it is what Perl's Storable writes
     assert lines[-2:] == ["shared 50", "known 1 running 0"]
+
+
+def test_a_worker_goes_on_that_took_too_long(server: GearmanServer) -> None:
+    """Its limit is in seconds, and it doesn't expect to hear that the job is not its own."""
+    done = subprocess.run(
+        ["perl", "-e", TOO_LONG, server.address], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines() == ["slow failed", "up STILL THERE"], done.stderr
