@@ -39,6 +39,8 @@ PYTEST_ARGS ?=
 PYTEST_JOBS ?= 2
 # How many linters run at once.
 LINT_JOBS ?= 2
+# Which lab: a folder of molecule/.
+SCENARIO ?= ha_pair
 # Words for the benchmarks: names of modules, --quick.
 BENCH_ARGS ?=
 
@@ -122,6 +124,20 @@ $(VENV)/.test: pyproject.toml constraints.txt packages.txt
 	@tools/packages.sh packages.txt
 	@PYTHON=$(PYTHON) TMPDIR=$(VAR)/tmp tools/venv.sh $(VENV) control,lab,test
 	@touch $(VENV)/.control $@
+
+# --- Labs of virtual machines (root; docs/ha.md) ----------------------------------------
+
+.PHONY: lab-up
+lab-up: $(VENV)/.test ## Virtual machines with the roles of SCENARIO on them (root)
+	$(BIN)/molecule converge --scenario-name $(SCENARIO)
+
+.PHONY: lab-ha
+lab-ha: $(VENV)/.test ## Hand over and pull power in the lab of `lab-up`, and count commits (LAB_HA_ROUNDS=20)
+	$(BIN)/pytest -s $(PYTEST_ARGS) molecule/ha_pair/tests
+
+.PHONY: lab-down
+lab-down: $(VENV)/.test ## End the virtual machines of SCENARIO
+	$(BIN)/molecule destroy --scenario-name $(SCENARIO)
 
 # --- Quality ------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ GROUPS = {
     "db": "Schema and state of the databases",
     "disks": "Prove that disks keep what fsync promised",
     "gearman": "The server that hands function calls to workers",
+    "ha": "Pairs with DRBD and Heartbeat",
     "journal": "The sample site",
     "memcached": "Cache servers and their rings",
     "mover": "The workers who move users between clusters",

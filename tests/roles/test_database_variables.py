@@ -26,7 +26,9 @@ SERVERS = {
 }
 
 
-def worked_out(folder: Path, **variables: object) -> dict[str, Any]:
+def worked_out(
+    folder: Path, more: dict[str, Any] | None = None, **variables: object
+) -> dict[str, Any]:
     """The role's variables on a web host."""
     site = {
         "database_engine": "mariadb",
@@ -36,7 +38,7 @@ def worked_out(folder: Path, **variables: object) -> dict[str, Any]:
         "lj_user": "lj",
         "lj_group": "lj",
     }
-    children = {"mysql": {"hosts": SERVERS}, "journal": {"hosts": {"web1": {}}}}
+    children = {"mysql": {"hosts": {**SERVERS, **(more or {})}}, "journal": {"hosts": {"web1": {}}}}
     (folder / "hosts.json").write_text(json.dumps({"all": {"children": children}}))
     role = CHECKOUT / "roles/database"
     names = ("roles", "accounts", "written_site_files", "secrets")
@@ -88,6 +90,22 @@ def test_every_server_of_the_group_is_known_at_its_address(tmp_path: Path) -> No
     }
     assert told["accounts"] == {"mover": "lj_mover", "schema": "lj_schema"}
     assert told["written_site_files"] == ["/etc/lj/site.toml", "/etc/lj/site-mover.toml"]
+
+
+def test_both_hosts_of_a_pair_are_one_writer_and_slaves_are_readers(tmp_path: Path) -> None:
+    pair = {"database_address": "10.0.1.30", "mysql_instances": [{"role": "cluster2"}]}
+    slave = [{"role": "cluster2", "replica": True}]
+    more = {
+        "db3-a": {"ansible_host": "10.0.1.31", **pair},
+        "db3-b": {"ansible_host": "10.0.1.32", **pair},
+        "db3-s": {"ansible_host": "10.0.1.33", "mysql_instances": slave},
+    }
+    told = worked_out(tmp_path, more)
+    assert told["roles"]["cluster2"] == {
+        "writer": "mariadb://lj@10.0.1.30:3306/lj_cluster2",
+        "readers": [{"url": "mariadb://lj@10.0.1.33:3306/lj_cluster2"}],
+    }
+    assert "readers" not in told["roles"]["cluster1"]
 
 
 def test_passwords_are_made_once_unless_they_are_given(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import json
 import re
 import sys
 
-import mysql.connector
+import pymysql
 
 COLLATION = "utf8mb4_bin"
 GRANT = re.compile(r"GRANT (?P<rights>.+?) ON (?P<on>\S+) TO ")
@@ -37,7 +37,7 @@ class Server:
         self.done = []
 
     def ask(self, statement, parameters=()):
-        with self._connection.cursor(buffered=True) as cursor:
+        with self._connection.cursor() as cursor:
             cursor.execute(statement, parameters)
             return cursor.fetchall()
 
@@ -130,13 +130,13 @@ def drop_others(server, accounts, hosts):
 
 
 def connect(wanted, user):
-    return mysql.connector.connect(
+    return pymysql.connect(
         unix_socket=wanted["socket"],
         user=user,
         charset="utf8mb4",
-        collation=COLLATION,
+        init_command=f"SET NAMES utf8mb4 COLLATE {COLLATION}",
         autocommit=True,
-        connection_timeout=10,
+        connect_timeout=10,
     )
 
 
@@ -164,7 +164,7 @@ def main():
     if flavour == "mysql":
         try:
             first = Server(connect(wanted, "root"), flavour, check)
-        except mysql.connector.Error:
+        except pymysql.err.MySQLError:
             pass  # it is gone already
         else:
             have_administrator(first, admin)

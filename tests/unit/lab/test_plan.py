@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.box import CHECKOUT
 from tools.lab.network import commands
-from tools.lab.plan import BadPlan, Plan, plan_of
+from tools.lab.plan import BadPlan, Plan, plan_of, read_inventory
 
 pytestmark = pytest.mark.unit
 
@@ -83,3 +84,12 @@ def test_says_what_to_set(hosts: dict[str, Any], said: str) -> None:
 def test_a_host_that_is_not_there() -> None:
     with pytest.raises(BadPlan, match="no host c in this lab; there are db-a, db-b"):
         pair().host("c")
+
+
+def test_reads_the_inventory_of_a_scenario(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.support.box import BIN
+
+    monkeypatch.setenv("PATH", f"{BIN}:/usr/bin:/bin")
+    plan = read_inventory(CHECKOUT / "inventory/ha_pair")
+    assert plan.networks == ("public", "cluster1")
+    assert len(plan.hosts) == 3

@@ -1,0 +1,162 @@
+"""A pair and its slave in a lab, and the proof that they lose nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.process import wait_for
+from tools.lab import control
+from tools.lab.ledger import TABLE, Entry, longest_gap_s, lost, read
+
+HOSTS = ("db1-a", "db1-b")
+SLAVE = "db1-s"
+RESOURCE = "cluster1"
+DATABASE = "lj_cluster1"
+FLOATING = "10.77.0.10"
+SOCKET = "/var/lib/lj/run/mysql-cluster1.sock"
+PATIENCE_S = 900.0
+"""Emulated hosts on a busy machine: how long anything may take before the test gives up."""
+
+
+@dataclass
+class Pair:
+    """The hosts of the scenario ha_pair; what is asked of them is asked by ssh."""
+
+    state: control.State
+
+    def on(self, host: str, words: str) -> str:
+        """What a command prints there.
+
+        Raises:
+            AssertionError: it failed; the message holds what it said.
+        """
+        run = control.ssh(self.state, host, words, seconds=300)
+        assert run.returncode == 0, f"{host}: {words}: {run.stdout}{run.stderr}"
+        return run.stdout.strip()
+
+    def maybe(self, host: str, words: str) -> str:
+        """The same, of a host that may be down: then nothing."""
+        try:
+            return control.ssh(self.state, host, words, seconds=60).stdout.strip()
+        except subprocess.TimeoutExpired:
+            return ""
+
+    def sql(self, host: str, statement: str) -> str:
+        """What the server on a host answers, without the names of the columns."""
+        client = f"mariadb --no-defaults --batch --skip-column-names --socket {SOCKET}"
+        return self.on(host, f'{client} --execute "{statement}"')
+
+    def holders(self) -> list[str]:
+        """Hosts that have the floating address."""
+        words = "ip -o -4 address show"
+        return [host for host in HOSTS if f" {FLOATING}/" in self.maybe(host, words)]
+
+    def primaries(self) -> list[str]:
+        """Hosts whose side of the mirrored disk is primary."""
+        words = f"drbdadm role {RESOURCE}"
+        return [host for host in HOSTS if self.maybe(host, words).startswith("Primary")]
+
+    def is_whole(self) -> bool:
+        """Whether both sides are up to date, both hosts hear each other, and one has it all."""
+        for host in HOSTS:
+            peer = HOSTS[1 - HOSTS.index(host)]
+            told = self.maybe(
+                host, f"drbdadm dstate {RESOURCE}; cl_status nodestatus {peer} 2>/dev/null"
+            )
+            if told.split() != ["UpToDate/UpToDate", "active"]:
+                return False
+        return len(self.holders()) == 1
+
+    def wait_until_whole(self) -> str:
+        """Wait for that; returns the host that has the group."""
+        wait_for(self.is_whole, "the pair to be whole", timeout_s=PATIENCE_S, every_s=2)
+        assert self.primaries() == self.holders()
+        return self.holders()[0]
+
+    @property
+    def secrets(self) -> Path:
+        """Passwords that the roles made."""
+        return self.state.folder / "secrets/mysql"
+
+    def _ledger(self, *words: str) -> list[str]:
+        account = ["--host", FLOATING, "--user", "lj_schema", "--database", DATABASE]
+        account += ["--password-file", str(self.secrets / "cluster1-schema")]
+        return control.inside(
+            self.state, [sys.executable, "-m", "tools.lab.ledger", *words, *account]
+        )
+
+    @contextmanager
+    def commits(self, file: Path) -> Iterator[Ledger]:
+        """Commit to the floating address for as long as the block takes."""
+        holder = self.holders()[0]
+        table = f"CREATE TABLE IF NOT EXISTS {TABLE} (number BIGINT PRIMARY KEY)"
+        self.sql(holder, f"USE {DATABASE}; {table}")
+        # What was sent and never answered has numbers too, and so has an earlier ledger.
+        there = self.sql(holder, f"SELECT COALESCE(MAX(number), 0) FROM {DATABASE}.{TABLE}")
+        first = int(there) + 1_000_000
+        words = self._ledger("write", str(file), "--first", str(first))
+        process = subprocess.Popen(words, cwd=control.CHECKOUT)
+        ledger = Ledger(file)
+        try:
+            ledger.wait_for_next()
+            yield ledger
+            ledger.wait_for_next()
+        finally:
+            process.terminate()
+            process.wait(60)
+
+    def prove(self, file: Path) -> None:
+        """Nothing that was acknowledged is lost, on the pair and on its slave."""
+        holder = self.wait_until_whole()
+        entries = read(file)
+        done = subprocess.run(
+            self._ledger("rows"), cwd=control.CHECKOUT, capture_output=True, text=True, check=True
+        )
+        assert lost(entries, json.loads(done.stdout)) == []
+        self.sql(holder, f"CHECK TABLE {DATABASE}.{TABLE} EXTENDED")
+        there = self.sql(holder, f"SELECT COUNT(*), SUM(number) FROM {DATABASE}.{TABLE}")
+        wait_for(
+            lambda: (
+                self.sql(SLAVE, f"SELECT COUNT(*), SUM(number) FROM {DATABASE}.{TABLE}") == there
+            ),
+            f"the slave to have {there}",
+            timeout_s=PATIENCE_S,
+            every_s=1,
+        )
+        client = f"mariadb --no-defaults --batch --socket {SOCKET}"
+        status = self.on(SLAVE, f"{client} --execute 'SHOW SLAVE STATUS\\G'")
+        assert "Slave_SQL_Running: Yes" in status
+        assert "Slave_IO_Running: Yes" in status
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The ledger of commits that go on."""
+
+    file: Path
+
+    def entries(self) -> list[Entry]:
+        """What was acknowledged so far."""
+        return read(self.file)
+
+    def wait_for_next(self) -> float:
+        """Wait for a commit that began after now; returns when it was acknowledged."""
+        now = time.time()
+        wait_for(
+            lambda: sum(entry.at_s > now for entry in self.entries()[-2:]) == 2,
+            "a commit to be acknowledged",
+            timeout_s=PATIENCE_S,
+            every_s=0.1,
+        )
+        return self.entries()[-1].at_s
+
+    def gap_s(self, since_s: float) -> float:
+        """The longest time without an acknowledged commit since then."""
+        return longest_gap_s(self.entries(), since_s)
