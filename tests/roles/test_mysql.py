@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +13,12 @@ import pytest
 from filelock import FileLock
 
 from tests.support.box import Box
+from tests.support.process import free_ports
 
 pytestmark = [pytest.mark.roles, pytest.mark.timeout(900)]
 SITE = "playbooks/site.yml"
 ENGINE: dict[str, Any] = {"database_engine": "mariadb", "database_clusters": 1}
 ADDED = 2
-
-
-def free_ports(count: int) -> int:
-    """The first of some free ports in a row: `global`'s, cluster1's ..."""
-    # Below those that the system gives to whoever connects somewhere: the last one is
-    # not taken before the cluster is added.
-    while True:
-        first = random.randrange(15_000, 32_000)
-        with ExitStack() as probes:
-            try:
-                for port in range(first, first + count):
-                    probes.enter_context(socket.create_server(("127.0.0.1", port)))
-            except OSError:
-                continue
-        return first
 
 
 @pytest.fixture(scope="module")

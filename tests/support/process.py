@@ -3,21 +3,50 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+#: Ports below those that the system gives to whoever connects somewhere, so that none is
+#: taken between its choice and the start of its server.
+PORTS = range(15_000, 32_000)
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nothing listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 that nothing listens on, for this test alone."""
+    return free_ports(1)
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` free ports of 127.0.0.1 in a row."""
+    while True:
+        first = _next_ports(count)
+        with ExitStack() as probes:
+            try:
+                for port in range(first, first + count):
+                    probes.enter_context(socket.create_server(("127.0.0.1", port)))
+            except OSError:
+                continue
+        return first
+
+
+def _next_ports(count: int) -> int:
+    """Go through the ports of this test process: those that run beside it have others."""
+    global _tried
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    mine = PORTS[process * len(PORTS) // processes : (process + 1) * len(PORTS) // processes]
+    first = _tried % (len(mine) - count)
+    _tried += count
+    return mine[first]
+
+
+_tried = random.randrange(len(PORTS))
 
 
 def wait_for(
