@@ -43,7 +43,9 @@ class Keys:
 
     def __str__(self) -> str:
         few = ", ".join(shown(key) for key in self.prefixes[:5])
-        return f"{len(self.prefixes)} keys ({few}{', ...' if len(self.prefixes) > 5 else ''})"
+        if len(self.prefixes) == 1:
+            return f"key {few}"
+        return f"{len(self.prefixes)} keys: {few}{', ...' if len(self.prefixes) > 5 else ''}"
 
 
 Span = Range | Keys
