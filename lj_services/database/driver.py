@@ -1,4 +1,4 @@
-"""mysql-connector-python, with two of its habits mended.
+"""mysql-connector-python, with three of its habits mended.
 
 Both builds answer ``cursor()`` only after asking the server whether it is still there
 (``is_connected`` pings), which doubles the round trips of every statement.  The kit asks
@@ -8,10 +8,15 @@ error of its next statement.
 The compiled build lets its C module's own exception out of ``commit``, ``rollback`` and
 parts of connecting: it is none of DB-API's, so nobody above would know that the connection
 broke, least of all during a commit.  Here it becomes the driver's usual error.
+
+The C library below the compiled build prepares itself within the first connection, and is not
+meant for a second thread that connects meanwhile: workers were seen to die of a segmentation
+fault with two threads in there.  So the first attempt of a process is made alone.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +31,24 @@ if HAVE_CEXT:
     from _mysql_connector import MySQLError  # type: ignore[import-not-found]
 
     _C_ERRORS = (MySQLError,)
+
+
+_first = threading.Lock()
+_prepared = False
+
+
+@contextmanager
+def _alone_at_first() -> Iterator[None]:
+    """Wait for the process's first attempt to connect, whatever came of it."""
+    global _prepared
+    if _prepared:
+        yield
+        return
+    with _first:
+        try:
+            yield
+        finally:
+            _prepared = True
 
 
 @contextmanager
@@ -65,5 +88,5 @@ def connect(**arguments: Any) -> CMySQLConnection | MySQLConnection:
     Raises:
         mysql.connector.Error: it can't.
     """
-    with _driver_errors():
+    with _driver_errors(), _alone_at_first():
         return (_CompiledConnection if HAVE_CEXT else _PurePythonConnection)(**arguments)
