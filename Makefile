@@ -1,6 +1,6 @@
 # The kit on this machine.  `make` alone says what there is.
 #
-# Every variable below can be set for one run, `make up JOURNAL_PORT=8081`, or
+# Every variable below can be set for one run, `make up PERLBAL_PORT=8090`, or
 # in the environment.
 
 SHELL := /bin/bash
@@ -18,9 +18,12 @@ INVENTORY ?= inventory/onebox
 ANSIBLE_ARGS ?=
 # Where one box keeps everything it writes.
 VAR ?= $(CURDIR)/var
-# Ports of one box; unset: those of the inventory.  PORT is short for JOURNAL_PORT.
+# Ports of one box; unset: those of the inventory.  PORT is short for PERLBAL_PORT.
 PORT ?=
-JOURNAL_PORT ?= $(PORT)
+PERLBAL_PORT ?= $(PORT)
+PERLBAL_CONSOLE_PORT ?=
+PERLBAL_METRICS_PORT ?=
+JOURNAL_PORT ?=
 JOURNAL_METRICS_PORT ?=
 MEMCACHED_PORT ?=
 MEMCACHED_METRICS_PORT ?=
@@ -59,6 +62,9 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 EXTRA_VARS := $(strip \
   $(if $(filter-out $(CURDIR)/var,$(VAR)),-e lj_root=$(abspath $(VAR)) -e lj_control_dir=$(abspath $(VAR))) \
+  $(if $(PERLBAL_PORT),-e perlbal_port=$(PERLBAL_PORT)) \
+  $(if $(PERLBAL_CONSOLE_PORT),-e perlbal_console_port=$(PERLBAL_CONSOLE_PORT)) \
+  $(if $(PERLBAL_METRICS_PORT),-e perlbal_metrics_port=$(PERLBAL_METRICS_PORT)) \
   $(if $(JOURNAL_PORT),-e journal_port=$(JOURNAL_PORT)) \
   $(if $(JOURNAL_METRICS_PORT),-e journal_metrics_port=$(JOURNAL_METRICS_PORT)) \
   $(if $(MEMCACHED_PORT),-e memcached_port=$(MEMCACHED_PORT)) \
@@ -79,7 +85,7 @@ help: ## This list
 	@echo
 	@sed -n 's/^\([a-z][a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 	@echo
-	@echo "Variables (make up JOURNAL_PORT=8081): see the top of the Makefile."
+	@echo "Variables (make up PERLBAL_PORT=8090): see the top of the Makefile."
 
 # --- One box ------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ The site runs at  $url
   cluster and which cache server answered
   make status         what runs
   make logs           what it says
+  .venv/bin/lj perlbal console show pool webs   what the load balancer sends where
   .venv/bin/lj users list
   .venv/bin/lj memcached stats
   .venv/bin/lj users move NAME 2   to cluster 2, while they write; lj moves shows it

@@ -72,7 +72,7 @@ def test_the_site_works(mysql_box: Box) -> None:
     servers = {"mysql-global", "mysql-cluster1"}
     assert set(mysql_box.pids()) == {
         *("gearman-worker", "gearmand", "gofer", "journal", "memcached"),
-        *("mover-coordinator", "mover-host", "mover-worker"),
+        *("mover-coordinator", "mover-host", "mover-worker", "perlbal"),
         *servers,
     }
 

@@ -7,6 +7,8 @@ import re
 import shutil
 import signal
 import socket
+import threading
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ def test_a_second_run_changes_nothing(box: Box) -> None:
     box.molecule("idempotence")
     assert set(pids) == {
         *("gearman-worker", "gearmand", "gofer", "journal"),
-        *("memcached", "mover-coordinator", "mover-host", "mover-worker"),
+        *("memcached", "mover-coordinator", "mover-host", "mover-worker", "perlbal"),
     }
     assert box.pids() == pids
 
@@ -52,6 +54,42 @@ def test_only_what_changed_is_restarted(box: Box) -> None:
     assert after["journal"] != before["journal"]
 
 
+def test_a_node_is_drained_while_it_restarts_and_nobody_notices(box: Box) -> None:
+    """There is no other node here: what is asked meanwhile waits in the balancer."""
+    before = box.pids()
+    failed: list[str] = []
+    ended = threading.Event()
+    url = f"http://127.0.0.1:{box.ports['perlbal_port']}/"
+
+    def use_it() -> int:
+        asked = 0
+        while not ended.is_set():
+            asked += 1
+            try:
+                with urllib.request.urlopen(url) as got:
+                    got.read()
+            except OSError as error:
+                failed.append(str(error))
+        return asked
+
+    with ThreadPoolExecutor(2) as people:
+        using = [people.submit(use_it) for _ in range(2)]
+        try:
+            run = box.play(SITE, journal_settings={"page_size": 19})
+        finally:
+            ended.set()
+    assert run.exit_code == 0, run.output
+    assert "perlbal : Take the node out of the pool" in run.changed_tasks
+    assert run.changed_tasks.index("perlbal : Take the node out of the pool") < (
+        run.changed_tasks.index("perlbal : Have the node among them")
+    )
+    after = box.pids()
+    assert after["journal"] != before["journal"]
+    assert after["perlbal"] == before["perlbal"]
+    assert failed == []
+    assert min(use.result() for use in using) > 0
+
+
 def test_users_are_moved_by_the_worker_as_the_coordinator_says(box: Box) -> None:
     box.lj("users", "create", "mover", "--cluster", "1")
     box.lj("moves", "pause", "dst:2", "--why", "a test")
@@ -68,7 +106,7 @@ def test_posts_in_a_browser_while_the_user_moves_to_and_fro(
 ) -> None:
     """Whatever was published is there afterwards, once, and no page failed meanwhile."""
     context = browser.new_context(
-        base_url=f"http://127.0.0.1:{box.ports['journal_port']}",
+        base_url=f"http://127.0.0.1:{box.ports['perlbal_port']}",
         viewport={"width": 1080, "height": 900},
     )
     page = context.new_page()

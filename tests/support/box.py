@@ -50,6 +50,9 @@ class Box:
         default_factory=lambda: {
             name: free_port()
             for name in (
+                "perlbal_port",
+                "perlbal_console_port",
+                "perlbal_metrics_port",
                 "journal_port",
                 "journal_metrics_port",
                 "memcached_port",

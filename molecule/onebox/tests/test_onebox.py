@@ -11,12 +11,15 @@ from testinfra.host import Host
 
 ROOT = Path(os.environ.get("LJ_MOLECULE_ROOT", "/tmp/lj-molecule"))  # noqa: S108 - the scenario's
 PORTS = {
+    "perlbal": int(os.environ.get("PERLBAL_PORT", "28090")),
+    "perlbal-console": int(os.environ.get("PERLBAL_CONSOLE_PORT", "28091")),
     "journal": int(os.environ.get("JOURNAL_PORT", "28080")),
     "memcached": int(os.environ.get("MEMCACHED_PORT", "28082")),
     "gearmand": int(os.environ.get("GEARMAND_PORT", "28087")),
     "mover-coordinator": int(os.environ.get("MOVER_PORT", "28084")),
 }
 METRICS = {
+    "perlbal": int(os.environ.get("PERLBAL_METRICS_PORT", "28092")),
     "journal": int(os.environ.get("JOURNAL_METRICS_PORT", "28081")),
     "memcached": int(os.environ.get("MEMCACHED_METRICS_PORT", "28083")),
     "gearmand": int(os.environ.get("GEARMAND_METRICS_PORT", "28088")),
@@ -63,6 +66,7 @@ def test_current_is_a_complete_release(host: Host) -> None:
     [
         ("etc/secrets/journal", 0o600),
         ("etc/site.toml", 0o640),
+        ("etc/perlbal.conf", 0o640),
         ("etc/supervisord.conf", 0o600),
         ("etc", 0o750),
         ("data", 0o750),
@@ -112,9 +116,31 @@ def test_the_gofer_asks_the_databases(host: Host) -> None:
     assert done.stdout == "[(1,)]\n", done.stderr
 
 
-def test_the_front_page_answers(host: Host) -> None:
-    answer = host.run("curl --silent --fail http://127.0.0.1:%s/", str(PORTS["journal"]))
+@pytest.mark.parametrize("name", ["perlbal", "journal"])
+def test_the_front_page_answers(host: Host, name: str) -> None:
+    answer = host.run("curl --silent --fail http://127.0.0.1:%s/", str(PORTS[name]))
     assert "<html" in answer.stdout
+
+
+def test_people_are_sent_to_the_load_balancer(host: Host) -> None:
+    site = host.file(SITE).content_string
+    assert f'url = "http://127.0.0.1:{PORTS["perlbal"]}"' in site
+
+
+def test_the_console_shows_the_node_and_what_it_was_asked(host: Host) -> None:
+    host.run("curl --silent http://127.0.0.1:%s/", str(PORTS["perlbal"]))
+    console = (f"{ROOT}/runtime/current/bin/lj", f"127.0.0.1:{PORTS['perlbal-console']}")
+    pool = host.run("%s perlbal console --server %s show pool webs", *console)
+    node, requests = pool.stdout.split()
+    assert node == f"127.0.0.1:{PORTS['journal']}"
+    assert int(requests) > 0
+    nodes = host.run("%s perlbal console --server %s nodes", *console)
+    assert f"{node} responsecodes 200 " in nodes.stdout
+
+
+def test_the_site_believes_its_load_balancer_alone(host: Host) -> None:
+    believed = host.file(f"{ROOT}/etc/journal.toml").content_string
+    assert 'trusted_proxies = ["127.0.0.1"]' in believed.splitlines()
 
 
 def test_people_can_use_it(host: Host) -> None:
