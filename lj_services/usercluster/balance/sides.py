@@ -133,7 +133,8 @@ class Donor:
         """The user with the most writes per byte; if they suffice, the smallest who does."""
         if self._by_density is None:
             density = self.rate / np.maximum(self.size, 1)
-            order = np.lexsort((self.users, -density))
+            # Equal ones keep their places, which do not depend on how the users were read.
+            order = np.argsort(-density, kind="stable")
             self._by_density = order[self.rate[order] > 0][::-1].tolist()
         while self._by_density:
             place = self._by_density[-1]

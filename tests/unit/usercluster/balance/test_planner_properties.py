@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -237,3 +238,33 @@ def test_small_users_are_spread_within_the_tolerance_for_hardly_more_than_the_bo
     assert plan.problems == ()
     assert plan.spread_after <= 1.05 * plan.best_spread + 1e-9
     assert plan.bytes <= max(1.2 * plan.least_bytes, plan.least_bytes + 50)
+
+
+def test_equal_writers_leave_in_the_order_of_their_numbers() -> None:
+    """However they were read: a tie is broken by userid, not by the place in the table."""
+    clusters = tuple(
+        ClusterFigures(
+            clusterid=number,
+            disk_total=1001,
+            disk_used=0,
+            state=ClusterState.UP,
+            weight=100,
+            busy=busy,
+            write_rate=None,
+            unsurveyed=0,
+            embedded=False,
+        )
+        for number, busy in ((10, 0.9), (11, 0.1))
+    )
+    columns = {
+        "userid": np.arange(1, 8),
+        "cluster": np.array([0] * 6 + [1], dtype=np.int16),
+        "size": np.zeros(7, dtype=np.int64),
+        "rows": np.zeros(7, dtype=np.uint32),
+        "write_rate": np.array([0, 0, 0.1, 0.1, 0.1, 0.1, 0.1], dtype=np.float32),
+        "flags": np.zeros(7, dtype=np.uint8),
+    }
+    for step in (1, -1):
+        users = UserTable(**{name: column[::step] for name, column in columns.items()})
+        plan = make_plan(Snapshot(clusters, users), BalanceRules(busy_target=0.6, improvement=0.0))
+        assert [move.userid for move in plan.moves] == [3, 4]
