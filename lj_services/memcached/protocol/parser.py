@@ -15,8 +15,8 @@ many bytes (`_need`, when a command line has announced a value) or a line end.
 So a client that sends byte by byte costs time in proportion to its bytes, and
 what is held is at most one line (`_line_limit`) or one line and one value.
 
-Plain sets, as clients that fill a cache send them by the hundred, are read in a loop
-of their own (`_plain_sets`) and given out together.  It stops where anything is
+Plain sets, as clients that fill a cache send them by the hundred, are read on a way of
+their own (plain_sets.py) and given out together.  It stops where anything is
 unusual, and what `next_request` then makes of that place it would have made anyway.
 
 A request line is parsed again when its value has arrived.  That way the only
@@ -34,8 +34,6 @@ The error texts are those of memcached 1.6.18, which clients know.
 
 from __future__ import annotations
 
-import re
-from functools import lru_cache
 from typing import Final, get_args
 
 from lj_services.memcached.protocol import replies
@@ -44,7 +42,6 @@ from lj_services.memcached.protocol.commands import (
     UINT32_MAX,
     Get,
     MetaSet,
-    PlainSet,
     Refused,
     Request,
     Sets,
@@ -54,6 +51,7 @@ from lj_services.memcached.protocol.commands import (
 from lj_services.memcached.protocol.lines import BAD_LINE, ERROR, LINE_READERS, refuse
 from lj_services.memcached.protocol.meta import read_key_and_flags
 from lj_services.memcached.protocol.numbers import signed, unsigned
+from lj_services.memcached.protocol.plain_sets import read_plain_sets
 
 MAX_LINE: Final = 2048
 """Longest command line without keys to get, in bytes (as memcached has it)."""
@@ -70,8 +68,6 @@ BINARY_HEADER: Final = 24
 _MOST_BYTES: Final = 2**31 - 3  # memcached reads the size of a value as a C int
 _BAD_CHUNK: Final = Refused(replies.BAD_CHUNK)
 _LINE_TOO_LONG: Final = Refused(replies.client_error("line too long"), close=True)
-# Flags, exptime and size, without leading zeros, so that they can be sent as they came.
-_plain_numbers: Final = re.compile(rb" (0|[1-9]\d{0,8}) (0|[1-9]\d{0,8}) (0|[1-9]\d{0,8})\r\n")
 _STORE_MODES: Final[dict[bytes, StoreMode]] = {mode.encode(): mode for mode in get_args(StoreMode)}
 
 
@@ -140,8 +136,12 @@ class RequestParser:
         start = self._pos
         if self.idle:
             return None
-        if buffer.startswith(b"set ", start) and (sets := self._plain_sets()):
-            return Sets(sets)
+        if buffer.startswith(b"set ", start):
+            sets, self._pos = read_plain_sets(buffer, start, self.max_item)
+            if sets:
+                if self._pos == len(buffer):
+                    self._rest()
+                return Sets(sets)
         end = buffer.find(b"\n", start)
         if end < 0:
             return self._unfinished_line(start)
@@ -192,36 +192,6 @@ class RequestParser:
         return Refused(replies.OUT_OF_MEMORY)
 
     # -- lines that announce a value: None while the value is on its way ----------
-
-    def _plain_sets(self) -> list[PlainSet]:
-        """The plain sets that come next, one behind the other, whose values have arrived.
-
-        What is unusual about a set, or wrong, ends the row; `_store` finds out what it is.
-        """
-        sets: list[PlainSet] = []
-        append = sets.append
-        max_item = self.max_item
-        buffer = self._buffer
-        find = buffer.find
-        start = self._pos
-        while buffer.startswith(b"set ", start):
-            begin = find(b"\n", start, start + MAX_KEY) + 1  # so the key is not longer
-            space = find(b" ", start + 4, begin)
-            announced = _announced(buffer[space:begin])
-            if announced is None:
-                break
-            numbers, exptime, size = announced
-            key = buffer[start + 4 : space]
-            end = begin + size
-            if not (key and buffer.startswith(b"\r\n", end) and len(key) + size <= max_item):
-                break
-            end += 2
-            append((key, b"VALUE %b%b%b" % (key, numbers, buffer[begin:end]), exptime))
-            start = end
-        self._pos = start
-        if start == len(buffer):
-            self._rest()
-        return sets
 
     def _store(self, words: list[bytes], after: int) -> Store | Refused | None:
         """A line of set and its kin, which ends at `after`."""
@@ -348,21 +318,6 @@ class RequestParser:
         self._buffer = b""
         self._pos = 0
         return refusal
-
-
-@lru_cache(maxsize=1024)
-def _announced(numbers: bytes) -> tuple[bytes, int, int] | None:
-    """What stands behind the key of a plain set, which is the same for many keys.
-
-    Returns:
-        The end of the ``VALUE`` line, the exptime and the value's size in bytes; None if
-        something is unusual.
-    """
-    line = _plain_numbers.fullmatch(numbers)
-    if line is None:
-        return None
-    flags, exptime, size = line.groups()
-    return b" %b %b\r\n" % (flags, size), int(exptime), int(size)
 
 
 def _longest(line: bytes) -> int:

@@ -40,6 +40,7 @@ from lj_services.memcached.protocol.commands import (
     valid_key,
 )
 from lj_services.memcached.protocol.parser import MAX_GET_LINE, MAX_LINE, RequestParser
+from lj_services.memcached.protocol.plain_sets import ALIKE, SHORT
 
 pytestmark = pytest.mark.unit
 
@@ -262,6 +263,41 @@ def test_whatever_else_ends_the_row(end: bytes) -> None:
     first, second = (b"a", block(b"a", 1, b"x"), 2), (b"b", block(b"b", 3, b""), 4)
     assert parser.next_request() == Sets([first, second])
     assert typed(parse(row + end)[2:]) == typed(parse(end))
+
+    alike = b"".join(b"set %d 0 0 1\r\nx\r\n" % key for key in range(10))
+    assert len(parse(alike)) == 10
+    assert typed(parse(alike + end)[10:]) == typed(parse(end))
+
+
+@given(
+    st.lists(st.tuples(keys, st.binary(min_size=4, max_size=4)), min_size=ALIKE, max_size=20),
+    st.integers(0, 3),
+    requests | garbage_lines,
+    st.integers(min_value=1),
+)
+def test_sets_that_are_alike_are_read_as_they_are_one_by_one(
+    sets: list[tuple[bytes, bytes]], flags: int, other: Request | bytes, cut: int
+) -> None:
+    row = [b"set %b %d 0 4\r\n%b\r\n" % (key, flags, value) for key, value in sets]
+    last = other if isinstance(other, bytes) else encode(other)
+    stream = b"".join(row) + last
+    one_by_one = typed(parse(*row, last))
+    assert typed(parse(stream)) == one_by_one
+    cut %= len(stream)
+    assert typed(parse(stream[:cut], stream[cut:])) == one_by_one
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_the_limit_of_an_item_holds_in_a_row(over: int) -> None:
+    size = SHORT - 1
+    parser = RequestParser(size + 2)
+    row = [b"set %b 0 0 %d\r\n%b\r\n" % (b"k" * length, size, bytes(size)) for length in (1, 2) * 3]
+    parser.feed(b"".join(row) + b"set %b 0 0 %d\r\n%b\r\n" % (b"k" * (2 + over), size, bytes(size)))
+    first = parser.next_request()
+    assert isinstance(first, Sets)
+    assert len(first.sets) == 7 - over
+    refused = parser.next_request()
+    assert refused is None if not over else isinstance(refused, Refused)
 
 
 @given(streams)
