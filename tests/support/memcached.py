@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -29,8 +29,9 @@ class MemcachedServer(LocalServer):
     def exchange(self, data: bytes) -> bytes:
         """Send `data` on a new connection, end it, and return all that comes back."""
         with self.connect() as conversation:
-            conversation.send(data)
-            conversation.socket.shutdown(socket.SHUT_WR)
+            with suppress(OSError):  # who is refused in the middle is hung up on
+                conversation.send(data)
+                conversation.socket.shutdown(socket.SHUT_WR)
             return conversation.rest()
 
     def stats(self, *words: str) -> dict[str, str]:
@@ -76,8 +77,9 @@ class Conversation:
     def rest(self) -> bytes:
         """All that comes until the server closes the connection."""
         pieces = [self.received]
-        while more := self.socket.recv(1 << 16):
-            pieces.append(more)
+        with suppress(ConnectionResetError):  # what was sent and not read makes of a close a reset
+            while more := self.socket.recv(1 << 16):
+                pieces.append(more)
         return b"".join(pieces)
 
     @property
