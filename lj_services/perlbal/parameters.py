@@ -55,6 +55,8 @@ class Parameters:
     index_files: tuple[str, ...]
     latency: int
     listen: Listen | None
+    low_priority_cookie: str
+    low_priority_cookie_contents: re.Pattern[bytes] | None
     max_backend_uses: int
     max_chunked_request_size: int
     max_put_size: int
@@ -66,6 +68,7 @@ class Parameters:
     plugins: tuple[str, ...]
     pool: str
     queue_max_size: int
+    queue_relief_age: int
     queue_relief_chance: int
     queue_relief_size: int
     queue_timeout: int

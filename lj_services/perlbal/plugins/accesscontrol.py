@@ -10,6 +10,7 @@
       SET plugins = accesscontrol
       ACCESS ALLOW     netmask 10.0.0.0/8     # the first rule that matches decides
       ACCESS QUEUE_LOW netmask 192.0.2.0/24   # served, but from the low queue
+      ACCESS QUEUE_HIGH ip     10.9.9.9       # from the high one (the kit's own)
       ACCESS DENY      ip      203.0.113.9    # 403
       ACCESS POLICY deny                      # who matches no rule; allow unless it is set
     ENABLE inside
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from lj_services.perlbal.frontend import ClientConnection
     from lj_services.perlbal.service import Service
 
-_ACCESS = re.compile(r"access (policy|allow|deny|reset|queue_low)(?: (\S+))?(?: (\S+))?")
+_ACCESS = re.compile(r"access (policy|allow|deny|reset|queue_low|queue_high)(?: (\S+))?(?: (\S+))?")
 
 
 @dataclass
@@ -47,12 +48,12 @@ class Rules:
     """What one service allows: rules in order, and what becomes of everybody else."""
 
     rules: list[tuple[str, str, Network]] = field(default_factory=list)
-    """What to do (allow, deny, queue_low), whether it was written as ip or netmask, and to whom."""
+    """What to do (the word of ACCESS), whether it was written as ip or netmask, and to whom."""
     policy: str = "allow"
     use_observed_ip: bool = False
 
     def verdict(self, address: str) -> str:
-        """What becomes of a client: allow, deny or queue_low."""
+        """What becomes of a client: one of the words of ACCESS, in lower case."""
         for action, _, network in self.rules:
             if in_networks(address, (network,)):
                 return action
@@ -74,6 +75,7 @@ class AccessControl(Plugin):
         self._rules.setdefault(service, Rules())
         service.hooks.register(self.name, "start_http_request", self._start)
         service.hooks.register(self.name, "make_low_priority", self._low)
+        service.hooks.register(self.name, "make_high_priority", self._high)
 
     def unregister(self, service: Service) -> None:
         """Forget a service's rules."""
@@ -139,6 +141,9 @@ class AccessControl(Plugin):
 
     def _low(self, client: ClientConnection) -> bool:
         return self._verdict(client) == "queue_low"
+
+    def _high(self, client: ClientConnection) -> bool:
+        return self._verdict(client) == "queue_high"
 
 
 def _network(what: str, text: str) -> Network:

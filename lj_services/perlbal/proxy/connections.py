@@ -138,7 +138,7 @@ class Connections(BaseRole):
         if backend.uses and not (self.parameters.persist_backend and backend.fit(now)):
             backend.close()
             return
-        exchange = self.queues.pop()
+        exchange = self.queues.pop(now)
         if exchange is not None:
             self._assign(backend, exchange)
             if len(self.queues):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from lj_services.perlbal.errors import CommandError
 from lj_services.perlbal.proxy import reproxy
 from lj_services.perlbal.proxy.connections import Connections
+from lj_services.perlbal.proxy.cookies import has_cookie
 from lj_services.perlbal.proxy.exchange import Exchange
 from lj_services.perlbal.proxy.fetching import Reproxier
 from lj_services.perlbal.proxy.health import Health
@@ -46,6 +47,7 @@ class ProxyRole(Connections):
         self.reproxier = Reproxier(self)
         self.cache = Cache()
         self.health = Health(self)
+        self._cookies = False
 
     # -- requests -----------------------------------------------------------------
 
@@ -61,8 +63,8 @@ class ProxyRole(Connections):
             return
         if self.cache.most and reproxy.from_cache(self, client):
             return
-        if self.parameters.high_priority_cookie and self._has_cookie(client):
-            exchange.priority = Priority.HIGH
+        if self._cookies:
+            self._by_cookie(exchange)
         if "make_high_priority" in waiting and hooks.run("make_high_priority", client):
             exchange.priority = Priority.HIGH
         if "make_low_priority" in waiting and hooks.run("make_low_priority", client):
@@ -70,14 +72,15 @@ class ProxyRole(Connections):
         if client.body_complete:
             exchange.ask()
 
-    def _has_cookie(self, client: ClientConnection) -> bool:
-        wanted = self.parameters.high_priority_cookie.encode()
-        contents = self.parameters.high_priority_cookie_contents
-        for pair in client.request.fields.get(b"cookie", b"").split(b";"):
-            name, _, value = pair.strip(b" \t").partition(b"=")
-            if name == wanted and (contents is None or contents.search(value)):
-                return True
-        return False
+    def _by_cookie(self, exchange: Exchange) -> None:
+        """Choose a request's queue by what cookies it has."""
+        parameters, request = self.parameters, exchange.request
+        name, contents = parameters.high_priority_cookie, parameters.high_priority_cookie_contents
+        if name and has_cookie(request, name, contents):
+            exchange.priority = Priority.HIGH
+        name, contents = parameters.low_priority_cookie, parameters.low_priority_cookie_contents
+        if name and has_cookie(request, name, contents):
+            exchange.priority = Priority.LOW
 
     def request_backend(self, exchange: Exchange) -> None:
         """Find a connection for a request, or let it wait for one."""
@@ -96,11 +99,18 @@ class ProxyRole(Connections):
             backend.close()
         limit = self.parameters.queue_max_size
         if limit and len(self.queues) >= limit:
-            exchange.drop_spool()
-            exchange.client.error(503, "Too many requests are waiting.")
-            return
+            last = self.queues.last_behind(exchange.priority)
+            self._crowded_out(exchange if last is None else last)
+            if last is None:
+                return
         self.queues.push(exchange)
         self.spawn()
+
+    def _crowded_out(self, exchange: Exchange) -> None:
+        """Too many requests wait, and this one matters least."""
+        self.queues.remove(exchange)
+        exchange.client.error(503, "Too many requests are waiting.")
+        self.ended(exchange)
 
     def abandon(self, exchange: Exchange) -> None:
         """The client is gone."""
@@ -198,7 +208,9 @@ class ProxyRole(Connections):
         """Take over what is looked at for every request, and open connections in advance."""
         parameters = self.parameters
         self.queues.relief_size = parameters.queue_relief_size
+        self.queues.relief_age = parameters.queue_relief_age
         self.queues.relief_chance = parameters.queue_relief_chance
+        self._cookies = bool(parameters.high_priority_cookie or parameters.low_priority_cookie)
         hooks = self.service.hooks
         self.special = (
             parameters.enable_error_retries

@@ -60,6 +60,33 @@ def test_relief_has_its_share() -> None:
     assert len(queues) == 0
 
 
+def test_who_has_waited_for_long_is_relieved_and_no_longer_starved() -> None:
+    queues = Queues()
+    queues.relief_age, queues.relief_chance = 10, 50
+    queues.push(waiting(Priority.LOW, 100.0))
+    turns = 0
+    for second in range(101, 160):
+        queues.push(waiting(Priority.HIGH, second))
+        if queues.pop(float(second)).priority == Priority.LOW:  # type: ignore[union-attr]
+            assert second >= 110
+            turns += 1
+    assert turns == 1
+
+
+def test_the_last_of_the_lowest_queue_matters_least() -> None:
+    queues = Queues()
+    low, low2, normal = (waiting(p) for p in (Priority.LOW, Priority.LOW, Priority.NORMAL))
+    for each in (normal, low, low2):
+        queues.push(each)
+    assert queues.last_behind(Priority.HIGH) is low2
+    assert queues.last_behind(Priority.NORMAL) is low2
+    assert queues.last_behind(Priority.LOW) is None
+    queues.remove(low)
+    queues.remove(low2)
+    assert queues.last_behind(Priority.HIGH) is normal
+    assert queues.last_behind(Priority.NORMAL) is None
+
+
 def test_who_leaves_is_forgotten_and_figures_are_told() -> None:
     queues = Queues()
     first, second = waiting(Priority.NORMAL, 5.0), waiting(Priority.NORMAL, 7.0)
