@@ -159,9 +159,12 @@ class Sandbox:
         return [str(one) for one in json.loads(said.read_text())]
 
 
-def role(name: str, tasks_from: str = "main", **variables: Any) -> dict[str, Any]:
-    """A task that runs an entry point of a role."""
-    task = {"ansible.builtin.include_role": {"name": name, "tasks_from": tasks_from}}
+def role(
+    name: str, tasks_from: str = "main", public: bool = False, **variables: Any
+) -> dict[str, Any]:
+    """A task that runs an entry point of a role; `public`: later tasks know its variables."""
+    how = {"name": name, "tasks_from": tasks_from, "public": public}
+    task: dict[str, Any] = {"ansible.builtin.include_role": how}
     return {**task, "vars": variables} if variables else task
 
 
