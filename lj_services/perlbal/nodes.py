@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 
 SHORTEST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 16.0
+MOST_WEIGHT: Final = 100
 CODES_KEPT: Final = 500
 """How many response codes `nodes` on the console counts."""
 
@@ -50,6 +51,18 @@ def parse_address(text: str) -> Address:
         else:
             return Address(str(ip), int(match[3] or 80))
     raise ValueError(f"'{text}' is no node: write ip[:port], for example 10.0.0.1:8080")
+
+
+def parse_weight(text: str) -> int:
+    """Read ``weight=3``.
+
+    Raises:
+        ValueError: it is not this, or not 1 to `MOST_WEIGHT`.
+    """
+    match = re.fullmatch(r"weight=(\d{1,3})", text.lower(), re.ASCII)
+    if match is None or not 1 <= int(match[1]) <= MOST_WEIGHT:
+        raise ValueError(f"'{text}' is no weight: write weight=1 to weight={MOST_WEIGHT}")
+    return int(match[1])
 
 
 class Node:

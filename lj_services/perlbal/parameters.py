@@ -84,6 +84,8 @@ class Parameters:
     ssl_key_file: Path | None
     ssl_sni_path: Path | None
     ssl_verify_mode: int
+    sticky_address: bool
+    sticky_cookie: str
     trusted_upstream_proxies: tuple[Network, ...]
     upload_status_listeners: tuple[str, ...]
     verify_backend: bool

@@ -1,9 +1,12 @@
 """Pools: which nodes there are to send requests to; by hand, or from a file that is watched.
 
-A node file has one ``ip[:port]`` a line; ``#`` starts a comment.  A line that is there twice
-gives the node twice the share.  The file is looked at every `CHECK_EVERY_S` seconds.  If it
-can't be read, or a line of it is wrong, or no node is left in it, the nodes stay as they are
-and the log says so once: a file that is just being written must not empty the pool.
+A node file has one ``ip[:port] [weight=N]`` a line; ``#`` starts a comment.  A line that is there
+twice gives the node twice the share, as a weight of 2 does: of new connections, or of requests
+where ``balance_method`` is ``weighted`` (`proxy.weighing`).
+
+The file is looked at every `CHECK_EVERY_S` seconds.  If it can't be read, or a line of it is
+wrong, or no node is left in it, the nodes stay as they are and the log says so once: a file that
+is just being written must not empty the pool.
 
 Source: Perlbal 1.80, doc/pool-parameters.txt.
 """
@@ -17,10 +20,11 @@ from pathlib import Path
 from typing import Final
 
 from lj_services.perlbal.errors import CommandError
-from lj_services.perlbal.nodes import Address, parse_address
+from lj_services.perlbal.nodes import Address, parse_address, parse_weight
 from lj_services.perlbal.tunables import nearest
 
 CHECK_EVERY_S: Final = 3.0
+METHODS: Final = ("random", "weighted")
 PARAMETERS: Final = ("nodefile", "balance_method")
 _NOTHING = frozenset({"none", "undef", "null", '""', "''"})
 
@@ -32,7 +36,8 @@ class Pool:
 
     Attributes:
         name: in lower case.
-        nodes: the addresses; one that is there twice gets twice the share.
+        nodes: the addresses; one that is there twice has the weight 2.
+        weighted: whether requests go by weights, and not to whoever is free.
         generation: grows with every change, so that connections to what is gone are noticed.
         services: how many services use it.
         used: how often each node was given a request, by address.
@@ -44,6 +49,7 @@ class Pool:
         self.generation = 0
         self.services = 0
         self.used: Counter[Address] = Counter()
+        self.weighted = False
         self.nodefile: Path | None = None
         self._stamp: tuple[int, int, int] | None = None
         self._complaint = ""
@@ -56,16 +62,25 @@ class Pool:
                 none that there is.
         """
         if key == "balance_method":
-            if value != "random":
-                raise CommandError(f"Unknown balance method '{value}'; there is 'random'")
+            if value not in METHODS:
+                raise CommandError(
+                    f"Unknown balance method '{value}'; there are {', '.join(METHODS)}"
+                )
+            if self.weighted != (value == "weighted"):
+                self.weighted = not self.weighted
+                self.generation += 1
         elif key == "nodefile":
             self._set_nodefile(value)
         else:
             raise CommandError(nearest(key, PARAMETERS, "pool parameter"))
 
-    def add(self, address: Address) -> None:
-        """Add a node; one that is there already stays there once."""
-        self._change([node for node in self.nodes if node != address] + [address])
+    def add(self, address: Address, weight: int = 1) -> None:
+        """Add a node; one that is there already stays there once, with this weight."""
+        self._change([node for node in self.nodes if node != address] + [address] * weight)
+
+    def weights(self) -> Counter[Address]:
+        """Each node's weight."""
+        return Counter(self.nodes)
 
     def remove(self, address: Address) -> None:
         """Take a node out."""
@@ -109,9 +124,13 @@ class Pool:
 
     def dump(self) -> list[str]:
         """The commands that make this pool what it is, without CREATE."""
+        lines = ["SET balance_method = weighted"] if self.weighted else []
         if self.nodefile is not None:
-            return [f"SET nodefile = {self.nodefile}"]
-        return [f"POOL ADD {self.name} {node}" for node in self.nodes]
+            return [*lines, f"SET nodefile = {self.nodefile}"]
+        for node, weight in self.weights().items():
+            told = f" weight={weight}" if weight > 1 else ""
+            lines.append(f"POOL ADD {self.name} {node}{told}")
+        return lines
 
     def _set_nodefile(self, value: str) -> None:
         if value in _NOTHING:
@@ -134,14 +153,17 @@ class Pool:
 
 
 def _read_nodefile(path: Path) -> list[Address]:
-    nodes = []
+    nodes: list[Address] = []
     text = path.read_text(encoding="utf-8", errors="replace")
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()
         if not words:
             continue
         try:
-            nodes.append(parse_address(words[0]))
+            # Other words behind an address were never looked at.
+            told = words[1] if words[1:] and words[1].lower().startswith("weight") else "weight=1"
+            weight = parse_weight(told)
+            nodes += [parse_address(words[0])] * weight
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
     return nodes

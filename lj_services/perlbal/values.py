@@ -142,11 +142,18 @@ def _text(text: str, _key: str) -> str:
     return text
 
 
+def _token(text: str, key: str) -> str:
+    if text and not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}", text, re.ASCII):
+        raise ValueError(f"Expecting letters, digits and '-', '_' for parameter '{key}'")
+    return "" if text.lower() in ("none", "undef", "null") else text
+
+
 BOOL = Kind("bool", _bool, lambda value: "on" if value else "off")
 INT = Kind("int", _int)
 PERCENT = Kind("percent", _percent)
 SIZE = Kind("size", parse_size)
 TEXT = Kind("text", _text)
+TOKEN = Kind("token", _token)
 LISTEN = Kind("address", _listen)
 NETWORKS = Kind("networks", _networks, lambda value: ", ".join(map(str, value)))
 WORDS = Kind("list", _words, ", ".join)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from lj_services.perlbal.errors import CommandError
 from lj_services.perlbal.http.mime import TYPES
 from lj_services.perlbal.language import Command
-from lj_services.perlbal.nodes import parse_address
+from lj_services.perlbal.nodes import parse_address, parse_weight
 from lj_services.perlbal.tunables import nearest
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _USE = re.compile(r"use (\w+)")
 _SET = re.compile(r"set (?:(\w+)[. ])?([\w.]+) ?= ?(.+)")
 _DEFAULT = re.compile(r"default (\w+) ?= ?(.+)")
 _ENABLE = re.compile(r"(enable|disable) (\w+)")
-_POOL = re.compile(r"pool (\w+) (\w+) (\S+)")
+_POOL = re.compile(r"pool (\w+) (\w+) (\S+)(?: (weight=\S+))?")
 _HEADER = re.compile(r"header (\w+) (insert|remove) ([^\s:]+)(?: ?: ?(.*))?", re.IGNORECASE)
 _PLUGIN = re.compile(r"(?:load|unload|reload) (\w+)")
 _SERVER = re.compile(r"server (\S+?) ?= ?(.+)")
@@ -100,8 +100,8 @@ def enable(balancer: Balancer, command: Command) -> None:
 
 
 def pool(balancer: Balancer, command: Command) -> None:
-    """``POOL name {ADD|REMOVE} ip[:port]``, the first two in either order."""
-    verb, name, node = command.match(_POOL).groups()
+    """``POOL name {ADD|REMOVE} ip[:port] [weight=N]``, the first two in either order."""
+    verb, name, node, weight = command.match(_POOL).groups()
     if name in ("add", "remove"):
         verb, name = name, verb
     if verb not in ("add", "remove"):
@@ -111,10 +111,11 @@ def pool(balancer: Balancer, command: Command) -> None:
         raise CommandError(f"Pool '{name}' not found")
     try:
         address = parse_address(node)
+        share = parse_weight(weight) if weight else 1
     except ValueError as error:
         raise CommandError(str(error)) from None
     if verb == "add":
-        found.add(address)
+        found.add(address, share)
     else:
         found.remove(address)
     command.ok()

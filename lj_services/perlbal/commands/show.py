@@ -52,7 +52,7 @@ def _show_pool(balancer: Balancer, command: Command, name: str | None) -> None:
     found = balancer.pools.get(name)
     if found is None:
         raise CommandError(f"pool '{name}' does not exist")
-    for node in found.nodes:
+    for node in found.weights():
         command.out(f"{node} {found.used[node]}")
 
 

@@ -2,6 +2,7 @@
 
 - ``role.py``: which connection takes which request; opening, keeping and leaving out
 - ``queues.py``: requests that wait
+- ``weighing.py``, ``sticking.py``: to which node, where that is asked for
 - ``exchange.py``: one request on its way; ``spool.py``: its body on the disk
 - ``backend.py``: one connection to a node
 - ``reproxy.py``: responses that name a file, URLs or a service instead

@@ -8,6 +8,8 @@ that is quick, or has more processes, takes more.  A request that finds no free 
 waits in a queue, and connections are opened until there are as many on the way as requests
 wait, plus ``connect_ahead``; each that becomes free takes the request whose turn it is.
 
+- Where a pool is weighted (`weighing`) or a service sticky (`sticking`), these say to which
+  node; a connection still takes whatever request it may.
 - At most `MOST_AT_ONCE` connections are opened in one round, to nodes in random order; to one
   that has not proved itself only one at a time.
 - A free connection that nobody needs is kept up to ``backend_persist_cache`` with
@@ -18,19 +20,21 @@ wait, plus ``connect_ahead``; each that becomes free takes the request whose tur
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from lj_services.perlbal.nodes import Node
-from lj_services.perlbal.proxy.backend import Backend
+from lj_services.perlbal.proxy.opening import Opener
 from lj_services.perlbal.proxy.queues import Queues
+from lj_services.perlbal.proxy.sticking import Sticking
+from lj_services.perlbal.proxy.weighing import Weights
 from lj_services.perlbal.service import BaseRole, Service
 
 if TYPE_CHECKING:
     from lj_services.perlbal.http.head import ResponseHead
     from lj_services.perlbal.pools import Pool
+    from lj_services.perlbal.proxy.backend import Backend
     from lj_services.perlbal.proxy.exchange import Exchange
 
 MOST_AT_ONCE: Final = 10
@@ -40,27 +44,28 @@ FRESH_S: Final = 5.0
 log = logging.getLogger(__name__)
 
 
-class Connections(BaseRole):
+class Connections(Opener, BaseRole):
     """A reverse proxy's connections to nodes, and the requests that wait for them.
 
     Attributes:
         queues: requests that wait.
-        backends: all connections to nodes; `bored` are free, `pending` are being opened.
+        bored: connections to nodes that are free; `pending` are being opened.
         generation: of the pool, and of the service's use of it.
         pool: that the service uses.
+        weights: what nodes have to do, where the pool is weighted.
+        sticking: which node a client goes to, where the service is sticky.
         special: whether responses must be looked at before they are passed on.
     """
 
     def __init__(self, service: Service) -> None:
         super().__init__(service)
-        self.balancer = service.balancer
-        self.parameters = service.parameters
         self.queues = Queues()
-        self.backends: set[Backend] = set()
         self.bored: list[Backend] = []
         self.pending: set[Backend] = set()
         self.generation = 0
         self.pool: Pool | None = None
+        self.weights: Weights | None = None
+        self.sticking = Sticking()
         self.special = False
         self._pending_by_node: Counter[Node] = Counter()
         self._pool_generation = -1
@@ -71,54 +76,108 @@ class Connections(BaseRole):
         pool = self.pool
         if pool is None or self._closed or not self.service.enabled:
             return
-        if pool.generation != self._pool_generation:
-            self._pool_generation = pool.generation
-            self.generation += 1
+        self.notice()
+        bound = 0
+        if len(self.queues) > self.queues.free:
+            bound = self._spawn_bound()
+            self._serve_released()
         ahead = 0 if self.balancer.draining else self.parameters.connect_ahead
-        want = len(self.queues) + ahead - len(self.bored) - len(self.pending)
+        want = self.queues.free + ahead - len(self.bored) - (len(self.pending) - bound)
         if want <= 0:
             return
         want = min(want, MOST_AT_ONCE)
-        now = self.balancer.now
         nodes = [self.balancer.nodes.get(address) for address in pool.shuffled()]
+        if self.weights is not None:
+            nodes = self.weights.order(nodes)
         opened = True
         while want and opened:
             opened = False
             for node in nodes:
-                most = MOST_AT_ONCE if node.proven else 1
-                if want and node.usable(now) and self._pending_by_node[node] < most:
-                    self._open(node)
+                if want and self._open(node):
                     want -= 1
                     opened = True
 
-    def _open(self, node: Node) -> None:
-        backend = Backend(self, node, self.balancer.now)
-        node.attempts += 1
-        node.last_attempt = self.balancer.wall
-        self.pending.add(backend)
-        self.backends.add(backend)
-        self.balancer.connections.add(backend)
-        self._pending_by_node[node] += 1
-        loop = asyncio.get_running_loop()
-        backend.connecting = loop.create_task(self._connect(backend))
+    def _spawn_bound(self) -> int:
+        """Open connections for requests that are for one node; returns how many are on the way."""
+        on_the_way = 0
+        for node, waiting in self.queues.bound():
+            if not self.sticking.has(node) or not node.usable(self.balancer.now):
+                self.queues.release(node)
+                continue
+            while self._pending_by_node[node] < min(waiting, MOST_AT_ONCE) and self._open(node):
+                pass
+            on_the_way += min(waiting, self._pending_by_node[node])
+        return on_the_way
 
-    async def _connect(self, backend: Backend) -> None:
-        address = backend.node.address
-        loop = asyncio.get_running_loop()
-        try:
-            await loop.create_connection(lambda: backend, address.ip, address.port)
-        except OSError as error:
-            self.forget(backend)
-            self.connect_failed(backend, error.strerror or str(error))
-        except asyncio.CancelledError:
-            self.forget(backend)
-            raise
+    def _serve_released(self) -> None:
+        """Give requests that no longer wait for a node of theirs to connections that are free."""
+        now = self.balancer.now
+        while self.queues.free and self.bored:
+            backend = self.take_bored(None, now)
+            exchange = None if backend is None else self.queues.pop(now, backend.node)
+            if backend is not None and exchange is not None:
+                self._assign(backend, exchange)
+
+    def _open(self, node: Node) -> bool:
+        """Open a connection to a node; False if there may be none now."""
+        most = MOST_AT_ONCE if node.proven else 1
+        if not node.usable(self.balancer.now) or self._pending_by_node[node] >= most:
+            return False
+        self.pending.add(self.open(self, node))
+        self._pending_by_node[node] += 1
+        return True
+
+    def notice(self) -> None:
+        """Take other nodes if the pool has changed."""
+        pool = self.pool
+        if pool is None or pool.generation == self._pool_generation:
+            return
+        self._pool_generation = pool.generation
+        self.generation += 1
+        weights = {self.balancer.nodes.get(a): weight for a, weight in pool.weights().items()}
+        self.weights = Weights(weights) if pool.weighted else None
+        self.sticking.use(weights)
+
+    def take_bored(self, node: Node | None, now: float) -> Backend | None:
+        """A free connection for a request, None without any.
+
+        Args:
+            node: the only one that will do; None: any.
+            now: loop time.
+        """
+        bored = self.bored
+        if bored and node is None and self.weights is not None:
+            self._lightest_last(self.weights)
+        for index in range(len(bored) - 1, -1, -1):
+            backend = bored[index]
+            if node is None or backend.node is node:
+                del bored[index]
+                if backend.fit(now):
+                    return backend
+                backend.close()
+        return None
+
+    def _lightest_last(self, weights: Weights) -> None:
+        """Order free connections: that to the node with the least to do is taken first.
+
+        If that node has none, one is opened for the next request.
+        """
+        pool = self.pool
+        if pool is None or not self.parameters.persist_backend:
+            return
+        order = weights.order(map(self.balancer.nodes.get, pool.nodes))
+        place = {node: -number for number, node in enumerate(order)}
+        self.bored.sort(key=lambda backend: place.get(backend.node, -len(place)))
+        now = self.balancer.now
+        first = next((node for node in order if node.usable(now)), None)
+        if first is None or self.bored[-1].node is first or self._pending_by_node[first]:
+            return
+        self._open(first)
 
     def connected(self, backend: Backend) -> None:
         """A node has accepted a connection."""
         node = backend.node
-        node.connects += 1
-        node.last_connect = self.balancer.wall
+        self.accepted(backend)
         if self.parameters.verify_backend and node.unverified_until <= self.balancer.now:
             backend.verify(self.parameters.verify_backend_path)
         else:
@@ -134,11 +193,13 @@ class Connections(BaseRole):
     def free(self, backend: Backend) -> None:
         """A connection can take a request."""
         self._no_longer_pending(backend)
+        if self.weights is not None:
+            self.weights.ended(backend)
         now = self.balancer.now
         if backend.uses and not (self.parameters.persist_backend and backend.fit(now)):
             backend.close()
             return
-        exchange = self.queues.pop(now)
+        exchange = self.queues.pop(now, backend.node)
         if exchange is not None:
             self._assign(backend, exchange)
             if len(self.queues):
@@ -148,10 +209,16 @@ class Connections(BaseRole):
         keep = self.parameters.connect_ahead
         if self.parameters.persist_backend:
             keep += self.parameters.backend_persist_cache
-        if len(self.bored) < keep and not self._closed:
+        if self._kept(backend) < keep and not self._closed:
             self.bored.append(backend)
         else:
             backend.close()
+
+    def _kept(self, backend: Backend) -> int:
+        """How many free connections there are; to the same node, if it matters to which."""
+        if self.weights is None and not self.sticking.wanted:
+            return len(self.bored)
+        return sum(other.node is backend.node for other in self.bored)
 
     def _no_longer_pending(self, backend: Backend) -> None:
         if backend in self.pending:
@@ -161,14 +228,17 @@ class Connections(BaseRole):
     def forget(self, backend: Backend) -> None:
         """A connection is gone."""
         self._no_longer_pending(backend)
-        self.backends.discard(backend)
-        self.balancer.connections.discard(backend)
+        self.gone(backend)
+        if self.weights is not None:
+            self.weights.ended(backend)
         if backend in self.bored:
             self.bored.remove(backend)
 
     def _assign(self, backend: Backend, exchange: Exchange) -> None:
         if self.pool is not None:
             self.pool.used[backend.node.address] += 1
+        if self.weights is not None:
+            self.weights.began(backend)
         backend.assign(exchange)
 
     # -- time ---------------------------------------------------------------------
@@ -202,8 +272,7 @@ class Connections(BaseRole):
     def close(self) -> None:
         """Close all connections."""
         self._closed = True
-        for backend in list(self.backends):
-            backend.abort()
+        self.abort_all()
 
     # -- filled in by `role.ProxyRole` ----------------------------------------------
 

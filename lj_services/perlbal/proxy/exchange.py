@@ -22,6 +22,7 @@ from lj_services.perlbal.proxy.queues import Priority
 from lj_services.perlbal.proxy.spool import Spool, reason
 
 if TYPE_CHECKING:
+    from lj_services.perlbal.nodes import Node
     from lj_services.perlbal.proxy.backend import Backend
     from lj_services.perlbal.proxy.owner import Owner
 
@@ -38,6 +39,7 @@ class Exchange:
         role: whose nodes are asked.
         backend: the connection that has it now, or None.
         priority: which queue it waits in.
+        node: the only one that it may go to; None: any.
         asked_at: loop time at which it began to wait for a node.
         tries: how many nodes had it.
         responded: whether the client has been sent the beginning of a response.
@@ -54,6 +56,7 @@ class Exchange:
         "body_size",
         "client",
         "error_tries",
+        "node",
         "priority",
         "queued",
         "request",
@@ -70,6 +73,7 @@ class Exchange:
         self.role = role
         self.backend: Backend | None = None
         self.priority = Priority.NORMAL
+        self.node: Node | None = None
         self.asked_at = 0.0
         self.tries = 0
         self.error_tries = 0

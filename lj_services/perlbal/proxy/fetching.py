@@ -12,19 +12,19 @@ client has been sent the beginning of a response, there is no way back.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from lj_services.perlbal.http.head import ResponseHead
 from lj_services.perlbal.nodes import Address
-from lj_services.perlbal.proxy.backend import Backend
 from lj_services.perlbal.proxy.exchange import Exchange
+from lj_services.perlbal.proxy.opening import Opener
 from lj_services.perlbal.proxy.reproxy_cache import Url
 
 if TYPE_CHECKING:
     from lj_services.perlbal.frontend import ClientConnection
+    from lj_services.perlbal.proxy.backend import Backend
     from lj_services.perlbal.proxy.role import ProxyRole
 
 MOST_IDLE: Final = 4
@@ -93,7 +93,7 @@ class UrlExchange(Exchange):
             response.status, response.reason = original.status, original.reason
 
 
-class Reproxier:
+class Reproxier(Opener):
     """The connections of one reverse proxy to servers that its nodes have named.
 
     Args:
@@ -104,10 +104,7 @@ class Reproxier:
     generation = 0
 
     def __init__(self, role: ProxyRole) -> None:
-        self.service = role.service
-        self.balancer = role.balancer
-        self.parameters = role.parameters
-        self.backends: set[Backend] = set()
+        super().__init__(role.service, CONNECT_S)
         self._role = role
         self._idle: dict[Address, list[Backend]] = {}
         self._waiting: dict[Backend, UrlExchange] = {}
@@ -160,32 +157,11 @@ class Reproxier:
                 backend.assign(exchange)
                 return
             backend.close()
-        node = self.balancer.nodes.get(url.address)
-        node.attempts += 1
-        node.last_attempt = self.balancer.wall
-        backend = Backend(self, node, now)
-        self._waiting[backend] = exchange
-        self.backends.add(backend)
-        self.balancer.connections.add(backend)
-        backend.connecting = asyncio.get_running_loop().create_task(self._connect(backend))
-
-    async def _connect(self, backend: Backend) -> None:
-        address = backend.node.address
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(CONNECT_S):
-                await loop.create_connection(lambda: backend, address.ip, address.port)
-        except OSError as error:
-            self.forget(backend)
-            self.connect_failed(backend, error.strerror or str(error))
-        except asyncio.CancelledError:
-            self.forget(backend)
-            raise
+        self._waiting[self.open(self, self.balancer.nodes.get(url.address))] = exchange
 
     def connected(self, backend: Backend) -> None:
         """A server has accepted the connection that was opened for a request."""
-        backend.node.connects += 1
-        backend.node.last_connect = self.balancer.wall
+        self.accepted(backend)
         exchange = self._waiting.pop(backend, None)
         if exchange is None:
             backend.close()
@@ -211,8 +187,7 @@ class Reproxier:
 
     def forget(self, backend: Backend) -> None:
         """A connection is gone."""
-        self.backends.discard(backend)
-        self.balancer.connections.discard(backend)
+        self.gone(backend)
         idle = self._idle.get(backend.node.address, [])
         if backend in idle:
             idle.remove(backend)
@@ -298,8 +273,7 @@ class Reproxier:
 
     def close(self) -> None:
         """Close all connections."""
-        for backend in list(self.backends):
-            backend.abort()
+        self.abort_all()
 
     def figures(self) -> Counter[str]:
         """How many connections there are to each server."""

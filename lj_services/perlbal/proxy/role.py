@@ -88,15 +88,15 @@ class ProxyRole(Connections):
         if "proxy_read_request" in hooks.by_point and hooks.run("proxy_read_request", exchange):
             return
         exchange.asked_at = now = self.balancer.now
-        bored = self.bored
-        while bored:
-            backend = bored.pop()
-            if backend.fit(now):
-                self._assign(backend, exchange)
-                if self.parameters.connect_ahead:
-                    self.spawn()
-                return
-            backend.close()
+        self.notice()
+        if self.sticking.wanted:
+            exchange.node = self.sticking.node(exchange, now)
+        backend = self.take_bored(exchange.node, now) if self.bored else None
+        if backend is not None:
+            self._assign(backend, exchange)
+            if self.parameters.connect_ahead:
+                self.spawn()
+            return
         limit = self.parameters.queue_max_size
         if limit and len(self.queues) >= limit:
             last = self.queues.last_behind(exchange.priority)
@@ -170,6 +170,8 @@ class ProxyRole(Connections):
             return True
         if response.status == 500 and self._retry_error(exchange, backend, rest):
             return True
+        if self.sticking.cookie:
+            self.sticking.tell(exchange, backend.node, response)
         if self.parameters.enable_reproxy and reproxy.wanted(response):
             if "modify_response_headers" in hooks:
                 hooks.run_all("modify_response_headers", exchange.client, response)
@@ -210,11 +212,14 @@ class ProxyRole(Connections):
         self.queues.relief_size = parameters.queue_relief_size
         self.queues.relief_age = parameters.queue_relief_age
         self.queues.relief_chance = parameters.queue_relief_chance
+        self.sticking.cookie = parameters.sticky_cookie
+        self.sticking.by_address = parameters.sticky_address
         self._cookies = bool(parameters.high_priority_cookie or parameters.low_priority_cookie)
         hooks = self.service.hooks
         self.special = (
             parameters.enable_error_retries
             or parameters.enable_reproxy
+            or bool(parameters.sticky_cookie)
             or "backend_response_received" in hooks
             or "modify_response_headers" in hooks
         )
@@ -303,6 +308,6 @@ class ProxyRole(Connections):
         if pool is not None:
             lines.append(f"          pool: {pool.name}")
             lines.append("         nodes:")
-            for address in pool.nodes:
+            for address in pool.weights():
                 lines.append(f"                {address!s:<21} {pool.used[address]:7d}")
         return lines

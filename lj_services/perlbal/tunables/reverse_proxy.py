@@ -15,6 +15,7 @@ from lj_services.perlbal.values import (
     SCHEDULE,
     SIZE,
     TEXT,
+    TOKEN,
     WORDS,
 )
 
@@ -236,6 +237,23 @@ TUNABLES: Final = (
         (),
         "what nodes may name: /folder for files below it, http://host:port/path for URLs; "
         "unset: anything",
+        _PROXY,
+        own=True,
+    ),
+    Tunable(
+        "sticky_cookie",
+        TOKEN,
+        "",
+        "a cookie that tells clients' nodes, so that they come to the same one again; unset: they "
+        "go to any",
+        _PROXY,
+        own=True,
+    ),
+    Tunable(
+        "sticky_address",
+        BOOL,
+        False,
+        "whether clients of one address go to the same node each time",
         _PROXY,
         own=True,
     ),

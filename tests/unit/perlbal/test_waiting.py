@@ -17,9 +17,9 @@ from lj_services.perlbal.proxy.queues import Priority, Queues
 pytestmark = pytest.mark.unit
 
 
-def waiting(priority: Priority, asked_at: float = 0.0) -> Any:
+def waiting(priority: Priority, asked_at: float = 0.0, node: Node | None = None) -> Any:
     """As much of an exchange as queues look at."""
-    return SimpleNamespace(priority=priority, queued=False, asked_at=asked_at)
+    return SimpleNamespace(priority=priority, queued=False, asked_at=asked_at, node=node)
 
 
 def test_high_goes_before_normal_before_low_and_first_come_first() -> None:
@@ -180,11 +180,53 @@ def test_a_node_file_that_is_being_written_empties_no_pool(tmp_path: Path, text:
     assert pool.nodefile is None
 
 
+def test_nodes_have_weights(tmp_path: Path) -> None:
+    file = tmp_path / "nodes"
+    file.write_text("10.0.0.1 weight=3\n10.0.0.2 rack-7\n")
+    pool = Pool("p")
+    pool.set("nodefile", str(file))
+    assert pool.weights() == {Address("10.0.0.1", 80): 3, Address("10.0.0.2", 80): 1}
+    file.write_text("10.0.0.1 weight=101\n")
+    with pytest.raises(CommandError, match="line 1: 'weight=101' is no weight"):
+        pool.set("nodefile", str(file))
+    pool.set("nodefile", "none")
+    pool.add(Address("10.0.0.1", 80), 2)
+    before = pool.generation
+    pool.set("balance_method", "weighted")
+    assert pool.generation == before + 1
+    assert pool.dump() == [
+        "SET balance_method = weighted",
+        "POOL ADD p 10.0.0.2:80",
+        "POOL ADD p 10.0.0.1:80 weight=2",
+    ]
+
+
+def test_requests_for_one_node_wait_for_it_and_others_do_not() -> None:
+    queues = Queues()
+    here, there = Node(Address("10.0.0.1", 80)), Node(Address("10.0.0.2", 80))
+    bound, bound_high = waiting(Priority.NORMAL, 3.0, here), waiting(Priority.HIGH, 5.0, here)
+    free, free_high = waiting(Priority.NORMAL, 2.0), waiting(Priority.HIGH, 4.0)
+    for each in (bound, bound_high, free, free_high):
+        queues.push(each)
+    assert (len(queues), queues.free) == (4, 2)
+    assert queues.bound() == [(here, 2)]
+    assert queues.figures(10.0)[:2] == [("normal", 2, 8.0), ("highpri", 2, 6.0)]
+    assert queues.last_behind(Priority.HIGH) is bound
+    assert queues.pop(10.0, there) is free_high
+    assert queues.pop(10.0, here) is bound_high
+    assert queues.pop(10.0, here) is free
+    assert queues.pop(10.0, there) is None
+    assert queues.waited_since(3.0) == [bound]
+    queues.release(here)
+    assert queues.pop(10.0, there) is bound
+    assert (len(queues), queues.bound()) == (0, [])
+
+
 def test_pools_refuse_what_they_do_not_know(tmp_path: Path) -> None:
     pool = Pool("p")
     with pytest.raises(CommandError, match="Unknown pool parameter 'nodefiel'; nearest: nodefile"):
         pool.set("nodefiel", "x")
-    with pytest.raises(CommandError, match="there is 'random'"):
+    with pytest.raises(CommandError, match="there are random, weighted"):
         pool.set("balance_method", "sendstats")
     with pytest.raises(CommandError, match="can't be used"):
         pool.set("nodefile", str(tmp_path / "missing"))
