@@ -1,8 +1,9 @@
 """Moving users: how fast rows travel, and how many small users a minute.
 
-The copy is compared with ``mariadb-dump --where | mariadb`` of the same rows between the same
-servers.  Many small users are compared with the plainest way there is: one worker that makes each
-user read-only and copies row by row.
+The copy is compared with ``mariadb-dump --where | mariadb`` of the same rows between such
+servers.  Both clusters have other users: into a table without any row InnoDB loads a dump in a
+quicker way than into a cluster in use.  Many small users are compared with the plainest way there
+is: one worker that makes each user read-only and copies row by row.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from sqlalchemy import delete, insert, select, update
@@ -24,13 +26,26 @@ from tests.support import moving
 TITLE = "Moving users: speed"
 ROUNDS = 3
 SMALL_ROWS = 200
+OTHER_ROWS = 20_000
 WORKERS = 4
+
+
+@contextmanager
+def inhabited(ours: bool = True) -> Iterator[Subject]:
+    """A site with some more users on each cluster."""
+    with site(ours) as subject:
+        for cluster in (1, 2):
+            subject.value.new_user(OTHER_ROWS, cluster)
+        yield subject
 
 
 def copy_rate(subject: Subject, rows: int) -> float:
     """Rows a second from the first to the last chunk of a move."""
     bench: Bench = subject.value
     userid = bench.user_of(rows)
+    # The user goes to and fro; but as a rule a cluster that gets users has not just sent some, and
+    # no feed of it is still open that reads all that is copied to it.
+    bench.worker.feeds.close()
     moved = bench.move(userid)
     at = {event.state: event.at for event in reversed(bench.worker.moves.events(moved.move_id))}
     bench.purge(moved)
@@ -107,9 +122,9 @@ def crowd_row_by_row(subject: Subject, users: int) -> float:
 
 def comparisons(quick: bool) -> Iterator[Comparison]:
     """Copying; many small users."""
-    ours = Contender("lj users move", lj_services.__version__, site)
+    ours = Contender("lj users move", lj_services.__version__, inhabited)
     version = subprocess.run(["mariadb-dump", "--version"], capture_output=True, text=True)
-    theirs = partial(site, False)
+    theirs = partial(inhabited, False)
     peer = Contender("mariadb-dump --where | mariadb", version.stdout.split()[2], theirs)
     rows = 20_000 if quick else 100_000
     yield Comparison(
@@ -124,7 +139,7 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
     yield Comparison(
         f"Users of {SMALL_ROWS} rows",
         ours=Contender("4 workers", lj_services.__version__, site),
-        peer=Contender("read-only, row by row, one worker", "", theirs),
+        peer=Contender("read-only, row by row, one worker", "", partial(site, False)),
         loads=[Load(f"{count} users", "users/min", partial(by_name, "crowd", count=count))],
         goal="at least 10 times as many",
         notes=[beside_what()],
