@@ -18,6 +18,7 @@ A request's way through a reverse proxy, and the files that it meets::
     proxy/role.py        ProxyRole: what becomes of it, whatever its node does
       proxy/connections.py which connection to a node takes it, and when to open more
       proxy/queues.py      high, normal, low: requests that wait
+      proxy/spool.py       its body on the disk (inflow.py), and how far it is (proxy/progress.py)
       proxy/exchange.py    the request on its way; when it may be sent twice
       proxy/health.py      nodes are asked how they are, if that is wanted
       nodes.py             what is known of a node, and when it is left out

@@ -25,9 +25,12 @@ from lj_services.perlbal.management import ManagementRole
 from lj_services.perlbal.nodes import Nodes
 from lj_services.perlbal.plugin import Plugin, find
 from lj_services.perlbal.pools import CHECK_EVERY_S, Pool
+from lj_services.perlbal.proxy.progress import Tracker
 from lj_services.perlbal.proxy.role import ProxyRole
+from lj_services.perlbal.proxy.spool import SpoolRoom
 from lj_services.perlbal.selector import SelectorRole
 from lj_services.perlbal.service import RoleMaker, Service
+from lj_services.perlbal.tracker import TrackerRole
 from lj_services.perlbal.tunables import TUNABLES, Tunable, nearest
 from lj_services.perlbal.values import Listen
 from lj_services.perlbal.web.role import WebServerRole
@@ -37,6 +40,7 @@ ROLES: Final[Mapping[str, RoleMaker]] = {
     "selector": SelectorRole,
     "web_server": WebServerRole,
     "management": ManagementRole,
+    "upload_tracker": TrackerRole,
 }
 
 log = logging.getLogger(__name__)
@@ -105,6 +109,9 @@ class Balancer:
         self.wall = self.started
         """Seconds since 1970, as of the newest tick."""
         self.requests = 0
+        self.uploads = Tracker()
+        """What is known of uploads, where a service tracks them."""
+        self.spool_room = SpoolRoom()
         self.draining = False
         self.idle_s = 0.0
         """How long, while draining, clients may still ask for something."""

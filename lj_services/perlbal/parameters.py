@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lj_services.perlbal.nodes import Address
 from lj_services.perlbal.tunables import TUNABLES, Tunable
 from lj_services.perlbal.values import Listen, Network
 
@@ -32,6 +33,7 @@ class Parameters:
     buffer_upload_threshold_size: int
     buffer_upload_threshold_time: int
     buffer_uploads: bool
+    buffer_uploads_limit: int
     buffer_uploads_path: Path | None
     client_sndbuf_size: int
     connect_ahead: int
@@ -87,7 +89,7 @@ class Parameters:
     sticky_address: bool
     sticky_cookie: str
     trusted_upstream_proxies: tuple[Network, ...]
-    upload_status_listeners: tuple[str, ...]
+    upload_status_listeners: tuple[Address, ...]
     verify_backend: bool
     verify_backend_path: str
 

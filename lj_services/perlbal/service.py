@@ -23,10 +23,26 @@ from lj_services.perlbal.tunables import nearest
 if TYPE_CHECKING:
     from lj_services.perlbal.balancer import Balancer
     from lj_services.perlbal.frontend import ClientConnection
+    from lj_services.perlbal.tls import Tls
 
 log = logging.getLogger(__name__)
 
 LINES_ORDER = ("role", "listen", "pool")
+
+
+class Listening(Protocol):
+    """What a service listens with."""
+
+    address: str
+    port: int
+    fd: int
+
+    @property
+    def tls(self) -> Tls | None:
+        """Certificates and how they are used, where clients speak TLS."""
+
+    def close(self) -> None:
+        """Listen no more."""
 
 
 class Role(Protocol):
@@ -34,6 +50,13 @@ class Role(Protocol):
 
     def connection(self) -> asyncio.BaseProtocol:
         """A protocol for a client that has connected to the service's own address."""
+
+    def listen(self) -> Listening:
+        """Listen at the service's address.
+
+        Raises:
+            CommandError: that can't be done.
+        """
 
     def start(self, client: ClientConnection) -> None:
         """Take on ``client.request``: its head is complete, its body may follow."""
@@ -67,6 +90,10 @@ class BaseRole:
     def connection(self) -> asyncio.BaseProtocol:
         """A protocol for HTTP."""
         return self.service.balancer.client_connection(self.service)
+
+    def listen(self) -> Listening:
+        """Accept connections."""
+        return Listener(self.service)
 
     def changed(self, key: str) -> None:
         """Nothing has to be done."""
@@ -114,7 +141,7 @@ class Service:
         self.role: Role | None = None
         self.enabled = False
         self.requests = 0
-        self.listener: Listener | None = None
+        self.listener: Listening | None = None
         self.access_log: AccessLog | None = None
 
     # -- SET ----------------------------------------------------------------------
@@ -258,7 +285,7 @@ class Service:
             if self.parameters.role == "management" and console_at is not None:
                 console_at(listen)
             else:
-                self.listener = Listener(self)
+                self.listener = self.role.listen()
         self.enabled = True
         self.role.changed("enabled")
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from lj_services.perlbal.nodes import Address, parse_address
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
@@ -110,6 +112,19 @@ def _words(text: str, _key: str) -> tuple[str, ...]:
     return tuple(word for word in re.split(r"[\s,]+", text) if word)
 
 
+def _endpoints(text: str, key: str) -> tuple[Address, ...]:
+    words = _words(text, key)
+    if words == ("none",):
+        return ()
+    try:
+        found = tuple(parse_address(word) for word in words)
+    except ValueError:
+        found = ()
+    if not found:
+        raise ValueError(f"Expecting ip:port, ... for parameter '{key}'")
+    return found
+
+
 def _folder(text: str, key: str) -> Path:
     path = Path(text)
     if not text or not path.is_dir():
@@ -157,6 +172,7 @@ TOKEN = Kind("token", _token)
 LISTEN = Kind("address", _listen)
 NETWORKS = Kind("networks", _networks, lambda value: ", ".join(map(str, value)))
 WORDS = Kind("list", _words, ", ".join)
+ENDPOINTS = Kind("addresses", _endpoints, lambda value: ", ".join(map(str, value)))
 FOLDER = Kind("folder", _folder)
 FILE = Kind("file", _file)
 SCHEDULE = Kind("seconds", _schedule, lambda value: ", ".join(f"{each:g}" for each in value))

@@ -42,6 +42,7 @@ class Exchange:
         node: the only one that it may go to; None: any.
         asked_at: loop time at which it began to wait for a node.
         tries: how many nodes had it.
+        session: what its upload is called to those who are told of its progress, if they are.
         responded: whether the client has been sent the beginning of a response.
     """
 
@@ -51,6 +52,8 @@ class Exchange:
         "_chunked",
         "_held",
         "_spool",
+        "_started",
+        "_told",
         "asked_at",
         "backend",
         "body_size",
@@ -62,6 +65,7 @@ class Exchange:
         "request",
         "responded",
         "role",
+        "session",
         "tries",
     )
 
@@ -80,6 +84,9 @@ class Exchange:
         self.responded = False
         self.queued = False
         self.body_size = 0
+        self.session = b""
+        self._told = -1
+        self._started = 0
         self._held: list[bytes] = []
         self._asked = False
         self._began = 0.0
@@ -93,6 +100,8 @@ class Exchange:
         if not self.body_size:
             self._began = self.role.balancer.now
         self.body_size += len(data)
+        if self.session:
+            self._tell_progress()
         if self._spool is not None or (not self._asked and self._put_to_disk()):
             self._spool_piece(data)
             return
@@ -138,6 +147,17 @@ class Exchange:
             text += "; spooled"
         return text + ("; responded" if self.responded else "")
 
+    def _tell_progress(self) -> None:
+        """Say how far it is: once a second, and at its end."""
+        wall = self.role.balancer.wall
+        total = self.request.length
+        if self._told < 0:
+            self._told = 0
+            self._started = wall
+        if self._told != wall or self.body_size == total:
+            self._told = wall
+            self.role.progress.tell(self.session, self.body_size, total, self._started)
+
     # -- a body on the disk -------------------------------------------------------
 
     def _put_to_disk(self) -> bool:
@@ -155,6 +175,9 @@ class Exchange:
                 spool.write(piece)
             self._held = []
         spool.write(data)
+        if not spool.fits:
+            spool.close()
+            self.not_stored(503)
 
     def stored(self) -> None:
         """All of the body is on the disk."""

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from lj_services.perlbal.proxy.backend import Backend
+from lj_services.perlbal.proxy.progress import Progress
 
 if TYPE_CHECKING:
     from lj_services.perlbal.nodes import Node
@@ -22,12 +23,14 @@ class Opener:
 
     Attributes:
         backends: all of them.
+        progress: who is told how far uploads are.
     """
 
     def __init__(self, service: Service, patience_s: float | None = None) -> None:
         self.service = service
         self.balancer = service.balancer
         self.parameters = service.parameters
+        self.progress = Progress()
         self.backends: set[Backend] = set()
         self._patience_s = patience_s
 
@@ -69,3 +72,4 @@ class Opener:
         """Close all connections at once."""
         for backend in list(self.backends):
             backend.abort()
+        self.progress.close()

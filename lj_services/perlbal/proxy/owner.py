@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from lj_services.perlbal.parameters import Parameters
     from lj_services.perlbal.proxy.backend import Backend
     from lj_services.perlbal.proxy.exchange import Exchange
+    from lj_services.perlbal.proxy.progress import Progress
     from lj_services.perlbal.service import Service
 
 
@@ -20,6 +21,7 @@ class Owner(Protocol):
     balancer: Balancer
     parameters: Parameters
     generation: int
+    progress: Progress
     special: bool
     """Whether `take_response` is to be asked."""
 

@@ -61,6 +61,10 @@ class ProxyRole(Connections):
         waiting = hooks.by_point
         if "start_proxy_request" in waiting and hooks.run("start_proxy_request", client):
             return
+        if self.progress.listeners:
+            if self.progress.answer(client):
+                return
+            exchange.session = self.progress.session(exchange)
         if self.cache.most and reproxy.from_cache(self, client):
             return
         if self._cookies:
@@ -212,6 +216,7 @@ class ProxyRole(Connections):
         self.queues.relief_size = parameters.queue_relief_size
         self.queues.relief_age = parameters.queue_relief_age
         self.queues.relief_chance = parameters.queue_relief_chance
+        self.progress.listeners = parameters.upload_status_listeners
         self.sticking.cookie = parameters.sticky_cookie
         self.sticking.by_address = parameters.sticky_address
         self._cookies = bool(parameters.high_priority_cookie or parameters.low_priority_cookie)

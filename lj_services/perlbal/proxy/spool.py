@@ -13,6 +13,8 @@ fast as it reads.
 - The file has no name: the system removes it when it is closed, and so after a crash, too.
 - What can't be stored is told to the client (507 where there is no room), and no node has
   heard of it.
+- All uploads of a process together may take ``buffer_uploads_limit``: the length that was told
+  counts from the beginning, what comes in chunks as it comes.  What is beyond is answered 503.
 
 Source: Perlbal 1.80, buffered uploads (doc/config-guide.txt).
 """
@@ -20,24 +22,22 @@ Source: Perlbal 1.80, buffered uploads (doc/config-guide.txt).
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from lj_services.perlbal.inflow import NO_ROOM, Inflow, write_all
 
 if TYPE_CHECKING:
     from lj_services.perlbal.parameters import Parameters
     from lj_services.perlbal.proxy.backend import Backend
     from lj_services.perlbal.proxy.exchange import Exchange
 
-MOST_BEHIND: Final = 1 << 20
-"""Bytes that wait for the disk beyond which the client has to wait."""
 PIECE: Final = 256 << 10
 """Bytes that are read from the file at once."""
 MEASURED_S: Final = 1.0
 """How long an upload must have gone on before its rate is known, in seconds."""
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,17 @@ def reason(parameters: Parameters, length: int, size: int, elapsed_s: float) -> 
     return ""
 
 
+class SpoolRoom:
+    """How much room the uploads of a process take.
+
+    Attributes:
+        used: bytes that are on the disk or were told to come.
+    """
+
+    def __init__(self) -> None:
+        self.used = 0
+
+
 class Spool:
     """One body on the disk.
 
@@ -77,45 +88,44 @@ class Spool:
     def __init__(self, exchange: Exchange, folder: Path) -> None:
         self._exchange = exchange
         self._folder = folder
+        self._room = exchange.role.balancer.spool_room
+        self._length = max(exchange.request.length, 0)
+        self._reserved = 0
         self._file: Any = None
-        self._waiting: list[bytes] = []
-        self._behind = 0
-        self._whole = False
+        self._inflow = Inflow(exchange.client)
         self._wake = asyncio.Event()
         self._closed = False
+        self._reserve(self._length)
         self._task = asyncio.get_running_loop().create_task(self._store())
         self.sent = False
         """Whether the node has been given all of it."""
+
+    def _reserve(self, size: int) -> None:
+        self._room.used += size
+        self._reserved += size
+
+    @property
+    def fits(self) -> bool:
+        """Whether the process has no more on the disk, or promised, than it may."""
+        limit = self._exchange.role.parameters.buffer_uploads_limit
+        return not limit or self._room.used <= limit
 
     # -- from the client ----------------------------------------------------------
 
     def write(self, data: bytes) -> None:
         """Store a piece."""
-        self._waiting.append(data)
-        self._behind += len(data)
-        if self._behind > MOST_BEHIND:
-            self._exchange.client.pause_reading()
-        self._wake.set()
+        if not self._length:
+            self._reserve(len(data))
+        self._inflow.put(data)
 
     def finish(self) -> None:
         """All of it has come: ask for a node when it is stored."""
-        self._whole = True
-        self._wake.set()
+        self._inflow.end()
 
     async def _store(self) -> None:
         try:
-            self._file = await asyncio.to_thread(_create, self._folder)
-            while not self._closed and (self._waiting or not self._whole):
-                if not self._waiting:
-                    self._wake.clear()
-                    await self._wake.wait()
-                    continue
-                data = b"".join(self._waiting)
-                self._waiting.clear()
-                await asyncio.to_thread(_write, self._file, data)
-                self._behind -= len(data)
-                if not self._closed:
-                    self._exchange.client.resume_reading()
+            self._file = file = await asyncio.to_thread(_create, self._folder)
+            await self._inflow.store(lambda data: write_all(file, data))
         except OSError as error:
             self._failed(error)
         if self._closed:
@@ -131,7 +141,7 @@ class Spool:
         )
         if not self._closed:
             self._closed = True
-            room = error.errno in _NO_ROOM
+            room = error.errno in NO_ROOM
             self._exchange.not_stored(507 if room else 500)
 
     # -- to the node --------------------------------------------------------------
@@ -171,6 +181,8 @@ class Spool:
     def close(self) -> None:
         """It is not wanted any more; the file goes when the thread at work on it is done."""
         self._closed = True
+        self._reserve(-self._reserved)
+        self._inflow.stop()
         self._wake.set()
         if self._task.done():
             self._close_file()
@@ -178,13 +190,8 @@ class Spool:
     def _close_file(self) -> None:
         if self._file is not None:
             self._file.close()
+        self._reserve(-self._reserved)
 
 
 def _create(folder: Path) -> Any:
     return tempfile.TemporaryFile(dir=folder, buffering=0)
-
-
-def _write(file: Any, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]

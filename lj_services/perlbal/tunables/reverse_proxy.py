@@ -7,6 +7,7 @@ from typing import Final
 from lj_services.perlbal.tunables.tunable import Tunable
 from lj_services.perlbal.values import (
     BOOL,
+    ENDPOINTS,
     FILE,
     FOLDER,
     INT,
@@ -79,6 +80,16 @@ TUNABLES: Final = (
         _PROXY,
     ),
     Tunable("buffer_uploads_path", FOLDER, None, "the folder for uploads", _PROXY),
+    Tunable(
+        "buffer_uploads_limit",
+        SIZE,
+        0,
+        "how much of the disk the uploads of the process may take together; what is beyond is "
+        "answered 503; 0: any",
+        _PROXY,
+        "bytes",
+        own=True,
+    ),
     Tunable(
         "buffer_upload_threshold_time",
         INT,
@@ -187,11 +198,11 @@ TUNABLES: Final = (
     ),
     Tunable(
         "upload_status_listeners",
-        WORDS,
+        ENDPOINTS,
         (),
-        "who is told of uploads' progress over UDP, ip:port, ...",
+        "upload_trackers that are told over UDP how far uploads are that ask for it "
+        "(?client_up_sess=WORD), ip:port, ...",
         _PROXY,
-        refused="the progress of uploads is not reported",
     ),
     Tunable(
         "server_process",

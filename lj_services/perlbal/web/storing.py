@@ -2,8 +2,9 @@
 
 What comes is written by a thread to a file beside the one that it will be, and renamed when
 all of it is there, is on the disk and has the digest that Content-MD5 told of.  While the
-disk is behind, nothing is read from the client.  What is left of an upload that was broken
-off is removed; its name starts with `PREFIX`.
+disk is behind, nothing is read from the client.  Until it is whole the file has no name, so that
+the system removes it whatever happens; where the file system can't do that, its name starts with
+`PREFIX`, and what is left of an upload that was broken off is removed.
 
 Source: Perlbal 1.80; RFC 1864.
 """
@@ -12,18 +13,20 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import hashlib
 import os
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from lj_services.perlbal.inflow import NO_ROOM, Inflow, write_all
+
 if TYPE_CHECKING:
     from lj_services.perlbal.frontend import ClientConnection
 
 PREFIX: Final = ".put-"
-MOST_BEHIND: Final = 1 << 20
-"""Bytes that wait for the disk beyond which the client has to wait."""
+_NO_UNNAMED: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
 
 
 class Upload:
@@ -48,25 +51,16 @@ class Upload:
         self._target = folder / path
         self._levels = levels
         self._md5 = md5
-        self._waiting: list[bytes] = []
-        self._behind = 0
-        self._whole = False
-        self._given_up = False
-        self._wake = asyncio.Event()
+        self._inflow = Inflow(client)
         self._task = asyncio.get_running_loop().create_task(self._store())
 
     def body(self, data: bytes) -> None:
         """A piece: to be written."""
-        self._waiting.append(data)
-        self._behind += len(data)
-        if self._behind > MOST_BEHIND:
-            self._client.pause_reading()
-        self._wake.set()
+        self._inflow.put(data)
 
     def body_done(self) -> None:
         """It is whole."""
-        self._whole = True
-        self._wake.set()
+        self._inflow.end()
 
     def client_full(self) -> None:
         """Nothing is sent before the end."""
@@ -76,8 +70,7 @@ class Upload:
 
     def client_gone(self) -> None:
         """Throw away what has come."""
-        self._given_up = True
-        self._wake.set()
+        self._inflow.stop()
 
     def describe(self) -> str:
         """A few words for the console."""
@@ -93,17 +86,13 @@ class Upload:
                 return
             file = await thread(_create, temporary)
             digest = hashlib.md5(usedforsecurity=False)
-            while not self._given_up and (self._waiting or not self._whole):
-                if not self._waiting:
-                    self._wake.clear()
-                    await self._wake.wait()
-                    continue
-                data = b"".join(self._waiting)
-                self._waiting.clear()
-                await thread(_write, file, digest, data)
-                self._behind -= len(data)
-                self._client.resume_reading()
-            if self._given_up:
+
+            def write(data: bytes) -> None:
+                digest.update(data)
+                write_all(file, data)
+
+            await self._inflow.store(write)
+            if self._inflow.stopped:
                 return
             if self._md5 and base64.b64encode(digest.digest()) != self._md5:
                 self._answer(400, "Content-MD5 does not match what has come.")
@@ -111,7 +100,7 @@ class Upload:
             new = await thread(_finish, file, temporary, self._target)
             self._answer(201 if new else 200)
         except OSError as error:
-            self._answer(507 if error.errno == 28 else 500, error.strerror or "")
+            self._answer(507 if error.errno in NO_ROOM else 500, error.strerror or "")
         finally:
             await thread(_clean_up, file, temporary)
 
@@ -126,7 +115,7 @@ class Upload:
         return self._target.parent.resolve().is_relative_to(self._folder)
 
     def _answer(self, status: int, why: str = "") -> None:
-        if not self._given_up and self._client.exchange is self:
+        if not self._inflow.stopped and self._client.exchange is self:
             if status >= 400:
                 self._client.error(status, why)
             else:
@@ -134,19 +123,22 @@ class Upload:
 
 
 def _create(path: Path) -> Any:
-    return path.open("xb", buffering=0)
-
-
-def _write(file: Any, digest: Any, data: bytes) -> None:
-    digest.update(data)
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
+    """A file without a name in the folder of `path`; called so where that can't be."""
+    try:
+        return os.fdopen(os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o666), "wb", 0)
+    except OSError as error:
+        if error.errno not in _NO_UNNAMED:
+            raise
+        return path.open("xb", buffering=0)
 
 
 def _finish(file: Any, temporary: Path, target: Path) -> bool:
     """Make the file what it is to be; whether there was none before."""
     os.fsync(file.fileno())
+    if not temporary.exists():
+        # A file that was opened without a name can be given one, but not another's (open(2)).
+        unnamed = f"/proc/self/fd/{file.fileno()}"
+        os.link(unnamed, temporary, src_dir_fd=file.fileno(), follow_symlinks=True)
     new = not target.exists()
     temporary.rename(target)
     return new

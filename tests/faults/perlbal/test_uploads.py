@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,8 +55,11 @@ def spooled(balancer: Balancer) -> bool:
 
 def open_files(balancer: Balancer) -> int:
     """Files without a name that the balancer has open."""
-    files = Path(f"/proc/{balancer.running.pid}/fd")
-    return sum("(deleted)" in str(file.readlink()) for file in files.iterdir() if file.is_symlink())
+    found = 0
+    for file in Path(f"/proc/{balancer.running.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed in the meantime
+            found += "(deleted)" in str(file.readlink())
+    return found
 
 
 def test_a_large_upload_is_whole_before_a_node_hears_of_it(spooling: Balancer, node: Node) -> None:
@@ -147,6 +153,84 @@ def test_without_room_the_client_is_told_and_no_node_hears_of_it(
     with balancer.talk() as talk:
         small = POST % (b"/fits", b"Transfer-Encoding: chunked\r\n") + b"2\r\nok\r\n0\r\n\r\n"
         assert talk.ask(small).json["body"] == "ok"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system of 2 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "lj-small-disk", folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_refuses_what_does_not_fit_and_disturbs_nobody_else(
+    start_balancer: Start, small_disk: Path, node: Node
+) -> None:
+    balancer = start_balancer(proxy(node.address, settings=settings(small_disk)))
+    fits = BODY[: 1 << 20]
+    with balancer.talk() as other, balancer.talk() as small, balancer.talk() as large:
+        other.send(POST % (b"/other", length(len(fits))) + fits[:-1])
+        wait_for(lambda: open_files(balancer) == 1, "the first file")
+        small.send(POST % (b"/small", length(9)) + b"in ")
+        large.send(POST % (b"/too-large", length(len(BODY))) + BODY)
+        answer = large.read()
+        assert (answer.status, answer.whole) == (507, True)
+        assert large.closed
+        wait_for(lambda: open_files(balancer) == 1, "the second file to be gone")
+        other.send(fits[-1:])
+        assert other.read().json["body"].encode() == fits
+        small.send(b"memory")
+        assert small.read().json["body"] == "in memory"
+        # There is room again.
+        again = other.ask(POST % (b"/again", length(len(fits))) + fits)
+        assert again.json["body"].encode() == fits
+    wait_for(lambda: open_files(balancer) == 0, "the files to be gone")
+    assert list(small_disk.iterdir()) == []
+    assert "/too-large" not in node.seen("POST")
+    wait_for(lambda: shutil.disk_usage(small_disk).used == 0, "the room to be given back")
+
+
+def test_all_uploads_together_may_take_so_much_and_no_more(
+    start_balancer: Start, tmp_path: Path, node: Node
+) -> None:
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    more = "  SET buffer_uploads_limit = 4m\n"
+    balancer = start_balancer(proxy(node.address, settings=settings(folder, more)))
+    chunked = POST % (b"/chunked", b"Transfer-Encoding: chunked\r\n")
+    with balancer.talk() as first, balancer.talk() as second, balancer.talk() as third:
+        first.send(POST % (b"/first", length(len(BODY))) + BODY[:-1])
+        wait_for(lambda: spooled(balancer), "the upload to be spooled")
+        # What was told to come counts, though it has not come yet.
+        second.send(POST % (b"/second", length(len(BODY))) + BODY[:1000])
+        assert second.read().status == 503
+        half = BODY[: SIZE // 2]
+        third.send(chunked + b"%x\r\n%b\r\n" % (len(half), half))
+        assert third.read().status == 503
+        first.send(BODY[-1:])
+        assert first.read().json["body"].encode() == BODY
+        again = first.ask(POST % (b"/again", length(len(BODY))) + BODY)
+        assert again.json["body"].encode() == BODY
+    assert {"/second", "/chunked"}.isdisjoint(node.seen("POST"))
+    wait_for(lambda: open_files(balancer) == 0, "the files to be gone")
+
+
+def test_a_kill_leaves_nothing_of_a_put(start_balancer: Start, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    balancer = start_balancer(
+        f"CREATE SERVICE web\n  SET role = web_server\n  SET docroot = {root}\n"
+        "  SET listen = 127.0.0.1:PORT\n  SET enable_put = on\nENABLE web\n"
+    )
+    put = b"PUT /new HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+    with balancer.talk() as talk:
+        talk.send(put + BODY[: SIZE // 2])
+        wait_for(lambda: open_files(balancer) == 1, "the file")
+        assert list(root.iterdir()) == []
+        balancer.running.kill()
+    assert list(root.iterdir()) == []
 
 
 def test_a_kill_leaves_no_file(start_balancer: Start, tmp_path: Path, node: Node) -> None:

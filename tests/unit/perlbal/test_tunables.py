@@ -8,6 +8,7 @@ import typing
 import pytest
 
 from lj_services.perlbal.errors import CommandError
+from lj_services.perlbal.nodes import Address
 from lj_services.perlbal.parameters import Parameters
 from lj_services.perlbal.tunables import TUNABLES
 from lj_services.perlbal.values import Listen
@@ -55,6 +56,14 @@ def test_defaults_are_read_back_from_what_they_are_shown_as() -> None:
     ("name", "text", "value"),
     [
         ("persist_client", "Yes", True),
+        (
+            "upload_status_listeners",
+            "10.0.0.1:7000, [::1]:7001",
+            (Address("10.0.0.1", 7000), Address("::1", 7001)),
+        ),
+        ("upload_status_listeners", "none", ()),
+        ("sticky_cookie", "lj_node", "lj_node"),
+        ("sticky_cookie", "none", ""),
         ("persist_client", "0", False),
         ("buffer_size", "256k", 256 << 10),
         ("buffer_size", "10B", 10),
@@ -75,6 +84,8 @@ def test_values_are_read(name: str, text: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "why"),
     [
+        ("upload_status_listeners", "a:7000", "Expecting ip:port, ..."),
+        ("sticky_cookie", "a b", "Expecting letters, digits"),
         ("persist_client", "maybe", "Expecting boolean value for parameter 'persist_client'"),
         ("connect_ahead", "-1", "Expecting integer value for parameter 'connect_ahead'"),
         ("buffer_size", "1g", "in bytes, or suffixed with 'K' or 'M'"),
@@ -100,8 +111,6 @@ def test_a_parameter_of_another_role_is_refused() -> None:
 
 def test_what_is_not_carried_out_is_refused_unless_it_is_off() -> None:
     refused = [tunable for tunable in TUNABLES.values() if tunable.refused]
-    assert refused
-    uploads = TUNABLES["upload_status_listeners"]
-    assert uploads.parse("", "reverse_proxy") == ()
-    with pytest.raises(CommandError, match="'upload_status_listeners' is not carried out: "):
-        uploads.parse("10.0.0.1:7000", "reverse_proxy")
+    assert [tunable.name for tunable in refused] == ["server_process"]
+    with pytest.raises(CommandError, match="'server_process' is not carried out: run the program"):
+        refused[0].parse("/bin/true", "reverse_proxy")

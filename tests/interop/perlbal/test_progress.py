@@ -1,0 +1,103 @@
+"""How far uploads are: told by ours, to trackers of ours and of Debian's Perlbal.
+
+Perlbal 1.80 itself was not seen to tell anybody.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.perlbal import Balancer, Node, Start, Which, echoing, get, proxy
+from tests.support.process import free_port, wait_for
+
+pytestmark = pytest.mark.interop
+
+BOTH = pytest.mark.parametrize("which", ["ours", "perlbal"])
+POST = b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n"
+STATUS = re.compile(rb"\{done:(\d+),total:(\d+),starttime:(\d+),nowtime:(\d+)\}")
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    with echoing() as running:
+        yield running
+
+
+def config(node: Node, port: int) -> str:
+    """A reverse proxy that tells a tracker, and that tracker."""
+    tracker = (
+        f"CREATE SERVICE tracker\n  SET role = upload_tracker\n  SET listen = 127.0.0.1:{port}\n"
+        "ENABLE tracker\n"
+    )
+    settings = f"  SET upload_status_listeners = 127.0.0.1:{port}\n"
+    return tracker + proxy(node.address, settings=settings)
+
+
+def status(balancer: Balancer, session: str) -> bytes:
+    return get(balancer.port, f"/__upload_status?client_up_sess={session}").body
+
+
+@BOTH
+def test_a_browser_learns_how_far_its_upload_is(
+    which: Which, start_balancer: Start, node: Node
+) -> None:
+    """Ours tells, either one hears and answers."""
+    port = free_port()
+    tracking = start_balancer(config(node, port), which)
+    listeners = f"  SET upload_status_listeners = 127.0.0.1:{port}\n"
+    balancer = start_balancer(proxy(node.address, settings=listeners))
+    assert status(tracking, "abcde_1") == b"{}"
+    with balancer.talk() as talk:
+        talk.send(POST % b"/up?a=b&client_up_sess=abcde_1" + b"x" * 300)
+        wait_for(lambda: status(tracking, "abcde_1") != b"{}", "the tracker to hear of it")
+        found = STATUS.fullmatch(status(tracking, "abcde_1"))
+        assert found is not None
+        done, total, began, now = map(int, found.groups())
+        assert (done, total, began <= now) == (300, 1000, True)
+        talk.send(b"x" * 700)
+        assert talk.read().json["body"] == "x" * 1000
+    wait_for(lambda: b"{done:1000,total:1000," in status(tracking, "abcde_1"), "the end")
+
+
+@pytest.mark.parametrize("target", [b"/up", b"/up?client_up_sess=abc", b"/up?client_up_sess=a-b-c"])
+def test_nobody_is_told_of_uploads_that_have_no_name(
+    start_balancer: Start, node: Node, target: bytes
+) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tracker:
+        tracker.bind(("127.0.0.1", 0))
+        tracker.settimeout(10)
+        settings = f"  SET upload_status_listeners = 127.0.0.1:{tracker.getsockname()[1]}\n"
+        balancer = start_balancer(proxy(node.address, settings=settings))
+        for asked in (target, b"/up?client_up_sess=named"):
+            with balancer.talk() as talk:
+                talk.send(POST % asked + b"x" * 1000)
+                assert talk.read().status == 200
+        assert tracker.recv(500).startswith(b"UPLOAD:named:1000:1000:")
+
+
+def test_the_end_is_told_and_a_tracker_that_is_gone_is_missed_by_nobody(
+    start_balancer: Start, node: Node
+) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tracker:
+        tracker.bind(("127.0.0.1", 0))
+        tracker.settimeout(10)
+        listeners = f"127.0.0.1:{free_port()}, 127.0.0.1:{tracker.getsockname()[1]}"
+        settings = f"  SET upload_status_listeners = {listeners}\n"
+        balancer = start_balancer(proxy(node.address, settings=settings))
+        for _ in range(2):
+            with balancer.talk() as talk:
+                talk.send(POST % b"/up?client_up_sess=whole" + b"x" * 1000)
+                assert talk.read().status == 200
+            assert tracker.recv(500).startswith(b"UPLOAD:whole:1000:1000:")
+
+
+def test_a_tracker_needs_a_single_process(start_balancer: Start, node: Node) -> None:
+    balancer = start_balancer(proxy(node.address), "ours", "--workers", "2")
+    balancer.command("CREATE SERVICE tracker")
+    balancer.command("SET tracker.role = upload_tracker")
+    balancer.command(f"SET tracker.listen = 127.0.0.1:{free_port()}")
+    assert "needs a single process" in balancer.command("ENABLE tracker")[0]
