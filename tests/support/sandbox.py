@@ -1,8 +1,7 @@
 """A host for roles that need root: this machine, with files and a network of its own.
 
-What a role writes below /etc, /srv, /usr/local and /var/lib lies in memory and is gone with
-the sandbox, and so are its mounts, its network and the rules and settings of that.  The kernel
-is this machine's, and so are its disks.
+What a role writes below `OWN` lies in memory and is gone with the sandbox, and so are its mounts,
+its network and the rules and settings of that.  The kernel is this machine's, and so are its disks.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Any
 
 from tests.support.box import BIN, CHECKOUT, Run
 
-OWN = ("/etc", "/srv", "/usr/local", "/var/lib")
+OWN = ("/dev", "/etc", "/srv", "/usr/local", "/usr/sbin", "/var/lib")
 _BEGIN = """
 set -e
 mount -t tmpfs -o mode=0755 lj-sandbox "$0"
@@ -28,6 +27,8 @@ for folder in "$@"; do
   mount -t overlay -o "lowerdir=$folder,upperdir=$0/$folder/upper,workdir=$0/$folder/work" \
     lj-sandbox "$folder"
 done
+mkdir -p /dev/shm
+mount -t tmpfs lj-sandbox /dev/shm
 ip link set lo up
 echo ready
 exec sleep infinity
