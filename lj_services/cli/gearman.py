@@ -71,25 +71,36 @@ def workers(server: HostPort, everyone: bool, as_json: bool) -> None:
 @command.command()
 @click.argument("function")
 @server_option
-def drop(server: HostPort, function: str) -> None:
+@json_option
+def drop(server: HostPort, function: str, as_json: bool) -> None:
     """Forget FUNCTION, with the jobs that wait for it.  Refused while it has workers."""
     with _asked(server) as client:
         client.drop(function)
+    _tell(as_json, server, {"dropped": function})
 
 
 @command.command()
 @click.argument("handle")
 @server_option
-def cancel(server: HostPort, handle: str) -> None:
+@json_option
+def cancel(server: HostPort, handle: str, as_json: bool) -> None:
     """Cancel the job HANDLE, unless a worker has it."""
     with _asked(server) as client:
         client.cancel(handle)
+    _tell(as_json, server, {"cancelled": handle})
 
 
 @command.command()
 @click.option("--now", is_flag=True, help="Don't wait for the jobs that run.")
 @server_option
-def shutdown(server: HostPort, now: bool) -> None:
+@json_option
+def shutdown(server: HostPort, now: bool, as_json: bool) -> None:
     """End the server, if its setting shutdown_command allows it; jobs that wait are lost."""
     with _asked(server) as client:
         client.shutdown(graceful=not now)
+    _tell(as_json, server, {"shutdown": "now" if now else "graceful"})
+
+
+def _tell(as_json: bool, server: HostPort, done: dict[str, str]) -> None:
+    """Say what a server has done."""
+    Output(as_json).record({"server": str(server), **done})

@@ -115,8 +115,16 @@ def test_our_commands(server: GearmanServer, tmp_path: Path) -> None:
         assert (refused.returncode, "still connected workers" in refused.stderr) == (5, True)
     assert lj(server, "cancel", "H:no:1").returncode == 5
     wait_for(lambda: server.ask(b"status") == b"up\t0\t0\t0\n.\n", "the worker to leave")
-    assert lj(server, "drop", "up").returncode == 0
+    dropped = lj(server, "drop", "up", "--json")
+    assert dropped.returncode == 0
+    assert json.loads(dropped.stdout) == {"server": server.address, "dropped": "up"}
     assert "up" not in lj(server, "status").stdout
-    assert lj(server, "shutdown").returncode == 0
+    kept = lj(server, "submit", "later", "--background", "--json")
+    handle = json.loads(kept.stdout)["handle"]
+    cancelled = lj(server, "cancel", handle)
+    assert (cancelled.returncode, cancelled.stdout.split()[-2:]) == (0, ["cancelled", handle])
+    down = lj(server, "shutdown", "--json")
+    assert down.returncode == 0
+    assert json.loads(down.stdout)["shutdown"] == "graceful"
     assert server.running.process.wait(20) == 0
     assert lj(server, "status").returncode == 6
