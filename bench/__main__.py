@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import signal
 import sys
 
 import click
@@ -18,11 +19,17 @@ def module_names() -> list[str]:
     return [name for name in names if name != "harness" and not name.startswith("_")]
 
 
+def _end(number: int, _frame: object) -> None:
+    """End a run as Ctrl-C does: by an exception, so that everything is cleaned up."""
+    sys.exit(128 + number)
+
+
 @click.command()
 @click.argument("modules", nargs=-1)
 @click.option("--quick", is_flag=True, help="Fewer and shorter runs; prints, writes no page.")
 def main(modules: tuple[str, ...], quick: bool) -> None:
     """Run the benchmark MODULES (all without a name) and write docs/benchmarks.md."""
+    signal.signal(signal.SIGTERM, _end)  # servers, loop devices and scratch files go with it
     known = module_names()
     for name in modules:
         if name not in known:

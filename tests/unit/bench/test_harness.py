@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 from bench.__main__ import module_names
 from bench.harness import Comparison, Contender, Load, Subject, compare, section, write_page
+from tests.support.process import spawn
 
 pytestmark = pytest.mark.unit
 
@@ -67,3 +70,37 @@ def test_the_page_keeps_the_sections_of_other_modules(tmp_path: Path) -> None:
 def test_the_modules_are_found() -> None:
     assert "memcached" in module_names()
     assert "harness" not in module_names()
+
+
+ENDLESS = """
+import sys
+import bench
+bench.__path__.append(sys.argv[1])
+from bench.__main__ import main
+main(["endless", "--quick"])
+"""
+MODULE = """
+import threading
+from pathlib import Path
+
+TITLE = "Endless"
+HELD = Path(__file__).with_name("held")
+
+def comparisons(quick):
+    HELD.touch()
+    try:
+        threading.Event().wait()
+        yield
+    finally:
+        HELD.unlink()
+"""
+
+
+def test_what_a_run_holds_is_given_back_when_it_is_ended(tmp_path: Path) -> None:
+    (tmp_path / "endless.py").write_text(MODULE)
+    held = tmp_path / "held"
+    argv = [sys.executable, "-c", ENDLESS, str(tmp_path)]
+    with spawn(argv, tmp_path / "log", ready=held.exists) as run:
+        run.process.terminate()
+        assert run.process.wait(20) == 128 + signal.SIGTERM
+    assert not held.exists()
