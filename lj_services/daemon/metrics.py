@@ -8,6 +8,7 @@ for the event loop, and still answers when the loop is busy.
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,6 +19,9 @@ from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from lj_services.daemon.config import HostPort
+
+_LOOKS_UP_S = 60.0
+"""How often the thread looks whether it is to end, in seconds; `MetricsServer.close` wakes it."""
 
 
 class _QuietHandler(WSGIRequestHandler):
@@ -65,11 +69,15 @@ class MetricsServer:
             listen.host, listen.port, app, ThreadingWSGIServer, _QuietHandler
         )
         self.port: int = self._server.server_port
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_LOOKS_UP_S,), daemon=True
+        )
         self._thread.start()
 
     def close(self) -> None:
         """Stop answering and free the address."""
+        # Wakes the thread, which then finds that it is to end.
+        self._server.socket.shutdown(socket.SHUT_RDWR)
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -37,8 +37,12 @@ _SYSTEMS = (
 )
 
 
+@cache
 def environment() -> Environment:
-    """The site's templates.  Everything is escaped; a name that is not there is an error."""
+    """The site's templates, compiled once in a process.
+
+    Everything is escaped; a name that is not there is an error.
+    """
     made = Environment(
         loader=PackageLoader("lj_services.journal"),
         autoescape=True,

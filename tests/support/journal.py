@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from starlette.exceptions import StarletteDeprecationWarning
 
 from lj_services import journal as journal_package
@@ -95,10 +96,16 @@ class TestJournal:
         cache: Client | None,
         jobs: JobClient | None = None,
         *,
+        loop: BlockingPortal | None = None,
         site_url: str = "http://testserver",
         **settings: Any,
     ) -> None:
+        """
+        Args:
+            loop: the event loop that serves; None: each request gets one of its own.
+        """
         self.site = site
+        self._loop = loop
         self.cache = cache
         for role in site.databases.roles():
             migrate(site.databases, role, [journal_package.COMPONENT])
@@ -115,7 +122,9 @@ class TestJournal:
 
     def visitor(self, name: str = "") -> Person:
         """Somebody with an empty browser."""
-        return Person(TestClient(self.app, follow_redirects=True), name)
+        client = TestClient(self.app, follow_redirects=True)
+        client.portal = self._loop
+        return Person(client, name)
 
     def member(self, name: str, cluster: int | None = None) -> Person:
         """Somebody who has an account, on a certain cluster if that matters, and is logged in."""
@@ -137,6 +146,7 @@ MakeJournal = Callable[..., TestJournal]
 def make_journal(sqlite_site: TestSite, our_memcached: Start) -> Iterator[MakeJournal]:
     """Makes the site on SQLite and the kit's own cache server; keywords are settings."""
     with ExitStack() as stack:
+        loop = stack.enter_context(start_blocking_portal())
 
         def make(
             *,
@@ -148,7 +158,7 @@ def make_journal(sqlite_site: TestSite, our_memcached: Start) -> Iterator[MakeJo
             cache = None
             if cached:
                 cache = stack.enter_context(Client([Server("127.0.0.1", our_memcached().port)]))
-            made = TestJournal(site, cache, jobs, **settings)
+            made = TestJournal(site, cache, jobs, loop=loop, **settings)
             stack.callback(made.kit.recents.close)
             return made
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lj_services.cli import main
+from lj_services.cli.site import SiteSettings
+from lj_services.daemon import load_settings
+from lj_services.database import Databases
+from lj_services.usercluster import Users
 
 pytestmark = pytest.mark.unit
 
 Lj = Callable[..., Result]
 CAPACITY = "[users.clusters.{}]\ncapacity = {}\n"
+PACE = "[users.survey]\npace = 1\n"
 MB = 1 << 20
 
 
@@ -33,7 +39,7 @@ class Site:
             f'[database.roles.{role}]\nwriter = "sqlite:///{self.folder}/{role}.db"\n'
             for role in ("global", "cluster1", "cluster2", "cluster3")
         )
-        self.file.write_text(roles + "[users]\nmin_free = 0\n" + "".join(users))
+        self.file.write_text(roles + "[users]\nmin_free = 0\n" + PACE + "".join(users))
 
     def lj(self, *words: str) -> Result:
         return CliRunner().invoke(main, ["--site", str(self.file), *words])
@@ -45,10 +51,12 @@ class Site:
 
     def fill(self, cluster: int, count: int, size: int) -> None:
         """Users with one large row each."""
-        userids = [
-            self.json("users", "create", f"c{cluster}_{i}", "--cluster", str(cluster))["userid"]
-            for i in range(count)
-        ]
+        settings = load_settings(SiteSettings, self.file)
+        with closing(Databases(settings.database)) as databases:
+            users = Users(databases, None, settings.users)
+            userids = [
+                users.create(f"c{cluster}_{i}", cluster=cluster).userid for i in range(count)
+            ]
         database = sqlite3.connect(self.folder / f"cluster{cluster}.db")
         database.executemany(
             "INSERT INTO entry VALUES (?, 1, zeroblob(?))", [(userid, size) for userid in userids]
