@@ -7,12 +7,14 @@ For each role it is a worker of these functions::
     gofer.cluster1.write@9f..    calls in transactions that this gofer holds
 
 The last one's name is this process's own: what is sent to a gofer that has died is done by
-nobody, rather than by another one that does not have the transaction.
+nobody, rather than by another one that does not have the transaction.  A gofer that ends in order
+has the job servers forget that name.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
@@ -21,6 +23,7 @@ from typing import Any, Final
 
 from lj_services.database import DatabaseError as KitError
 from lj_services.database import Databases, DatabaseSettings
+from lj_services.gearman.admin_client import AdminClient, AdminRefused
 from lj_services.gearman.async_worker import AsyncJob, AsyncWorker
 from lj_services.gearman.gofer import metrics
 from lj_services.gearman.gofer.config import GoferRole, GoferSettings
@@ -74,6 +77,7 @@ class GoferService:
         self._workers: list[AsyncWorker] = []
         self._holders: list[AsyncWorker] = []
         self._leases: list[Leases] = []
+        self._own: list[str] = []
         self._running: list[asyncio.Task[Any]] = []
 
     async def start(self) -> None:
@@ -99,6 +103,7 @@ class GoferService:
         for worker in self._holders:
             worker.stop()
         await asyncio.gather(*self._running[len(self._workers) : -1])
+        await self._in_thread(self._withdraw)
 
     async def close(self) -> None:
         for task in self._running:
@@ -148,6 +153,7 @@ class GoferService:
 
         leases = Leases(name, self._executor, self._in_thread, most, changed)
         own = self._offer(holder, name, f"write@{self._name}", lambda _, asked: leases.call(asked))
+        self._own.append(own)
         self._offer(writer, name, "write", self._writes(name, leases, own))
         self._workers.append(writer)
         self._holders.append(holder)
@@ -185,6 +191,15 @@ class GoferService:
 
     async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+    def _withdraw(self) -> None:
+        """Have job servers forget the functions that nobody will offer again."""
+        for server in self._settings.servers:
+            with contextlib.suppress(OSError), AdminClient(server) as admin:
+                for own in self._own:
+                    # One that knows no such command, or was never offered it, keeps its list.
+                    with contextlib.suppress(AdminRefused):
+                        admin.drop(own)
 
     async def _forget_old(self) -> None:
         while True:

@@ -165,3 +165,5 @@ def test_sigterm_lets_calls_and_leases_finish(site: GoferSite, mariadb: MariaDB)
     assert answers == [2]
     assert running.process.wait(30) == 0
     assert sorted(site.rows("SELECT a FROM t")) == [(1,), (2,), (3,)]
+    # The function of the calls in its transactions is not kept for nobody.
+    assert set(site.server.status()) == {f"gofer.{ROLE}.read", f"gofer.{ROLE}.write"}
