@@ -57,7 +57,6 @@ def disks() -> Iterator[Site]:
         folder = Path(name)
         targets = {"file": folder / "target"}
         image = MEMORY / f"{folder.name}.img"
-        device = ""
         try:
             if os.geteuid() == 0 and MEMORY.is_dir():
                 image.write_bytes(bytes(SIZE))
@@ -70,8 +69,10 @@ def disks() -> Iterator[Site]:
                 os.fsync(file.fileno())
             yield Site(folder, targets)
         finally:
-            if device:
-                _run("losetup", "-d", device)
+            # Asked of the kernel, since a signal may come before the name is known here.
+            if image.exists():
+                for line in _run("losetup", "-j", image).splitlines():
+                    _run("losetup", "-d", line.partition(":")[0])
             image.unlink(missing_ok=True)
 
 
