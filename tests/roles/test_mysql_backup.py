@@ -1,0 +1,227 @@
+"""Backups of a slave: made while it runs, tried, and put in the place of what was lost.
+
+A server and its slave on this machine, from the roles that racks have.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.box import BIN, CHECKOUT
+from tests.support.process import free_ports
+
+pytestmark = [pytest.mark.roles, pytest.mark.timeout(600)]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Two hosts, both of them this machine, each with folders of its own: `one`, `its-slave`."""
+
+    root: Path
+    port: int
+
+    def prepare(self) -> None:
+        """Folders, the runtime, the inventory and the play that makes servers."""
+        for name in ("one", "its-slave"):
+            for folder in ("etc", "data", "log", "run", "runtime"):
+                (self.root / name / folder).mkdir(parents=True)
+            (self.root / name / "runtime/current").symlink_to(BIN.parent)
+        both = {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": str(BIN / "python"),
+            "ansible_host": "127.0.0.1",
+            "lj_root": f"{self.root}/{{{{ inventory_hostname }}}}",
+            "lj_control_dir": str(self.root / "control"),
+            "lj_secrets_dir": str(self.root / "secrets"),
+            **{f"lj_{name}_dir": f"{{{{ lj_root }}}}/{name}" for name in ("etc", "data", "log")},
+            **{f"lj_{name}_dir": f"{{{{ lj_root }}}}/{name}" for name in ("run", "runtime")},
+            "lj_user": "",
+            "lj_group": "",
+            "service_manager": "supervisor",
+            "mysql_buffer_pool": "32M",
+            "mysql_redo_log": "16M",
+            # Many servers at once would share out the kernel's room for native requests.
+            "mysql_settings": {"innodb_use_native_aio": "OFF"},
+            "mysql_backup_dir": "{{ lj_root }}/backups",
+            "mysql_backup_kept": 2,
+        }
+        server = {"role": "cluster1", "server_id": 201}
+        hosts = {
+            "one": {"mysql_port": self.port, "mysql_instances": [server | {"replicated": True}]},
+            "its-slave": {
+                "mysql_port": self.port + 1,
+                "mysql_instances": [server | {"server_id": 202, "replica": True}],
+                "mysql_replication_sources": {"cluster1": "sources"},
+            },
+        }
+        children = {
+            "kit": {"children": {"mysql": {"hosts": hosts}}},
+            "sources": {"hosts": {"one": {}}},
+        }
+        (self.root / "hosts.json").write_text(
+            json.dumps({"all": {"children": children, "vars": both}})
+        )
+        subset = ["!all", "!min", "python", "platform", "service_mgr", "user"]
+        play = {"hosts": "mysql", "gather_facts": True, "gather_subset": subset, "serial": 1}
+        follow = {"ansible.builtin.include_role": {"name": "mysql_replication"}}
+        tasks = [
+            {"ansible.builtin.include_role": {"name": "mysql"}},
+            {**follow, "when": "mysql_replication_sources is defined"},
+        ]
+        (self.root / "servers.json").write_text(json.dumps([{**play, "tasks": tasks}]))
+
+    def play(self, book: str | Path, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [BIN / "ansible-playbook", "-i", self.root / "hosts.json", book, *words],
+            cwd=CHECKOUT,
+            env={
+                **os.environ,
+                "PATH": f"{BIN}:/usr/sbin:/usr/bin:/sbin:/bin",
+                "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"),
+                "ANSIBLE_ROLES_PATH": str(CHECKOUT / "roles"),
+                "ANSIBLE_HOME": str(self.root / "ansible"),
+                "ANSIBLE_REMOTE_TMP": str(self.root / "ansible/tmp"),
+                "ANSIBLE_NOCOLOR": "1",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def backup(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.play("playbooks/backup.yml", "-e", "server=cluster1", *words)
+
+    def restore(self, *words: str) -> subprocess.CompletedProcess[str]:
+        told = ("-e", "server=cluster1", "--limit", "its-slave")
+        return self.play("playbooks/restore.yml", *told, *words)
+
+    def ask(self, host: str, *statements: str) -> list[str]:
+        """Lines that a server answers."""
+        socket = self.root / host / "run/mysql-cluster1.sock"
+        words = ("mariadb", "--no-defaults", "--batch", "--skip-column-names")
+        run = subprocess.run(
+            [
+                *words,
+                "--database",
+                "lj_cluster1",
+                "--socket",
+                socket,
+                "--execute",
+                ";".join(statements),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr
+        return run.stdout.splitlines()
+
+    def together(self) -> None:
+        """Wait until the slave has what its source has."""
+        (position,) = self.ask("one", "SELECT @@gtid_binlog_pos")
+        assert self.ask("its-slave", f"SELECT MASTER_GTID_WAIT('{position}', 60)") == ["0"]
+
+    @property
+    def backups(self) -> list[Path]:
+        """Of the slave, oldest first."""
+        return sorted((self.root / "its-slave/backups/cluster1").glob("2*Z"))
+
+    @property
+    def datadir(self) -> Path:
+        return self.root / "its-slave/data/mysql/cluster1/data"
+
+
+@pytest.fixture(scope="module")
+def site(short_directory: Path) -> Iterator[Site]:
+    made = Site(short_directory / "backup", free_ports(2))
+    made.prepare()
+    try:
+        run = made.play(made.root / "servers.json")
+        assert run.returncode == 0, run.stdout + run.stderr
+        rows = "INSERT INTO lj_cluster1.posts SELECT seq, SHA2(seq, 256) FROM seq_1_to_2000"
+        made.ask("one", "CREATE TABLE lj_cluster1.posts (id INT PRIMARY KEY, text TEXT)", rows)
+        made.together()
+        yield made
+    finally:
+        made.play("playbooks/down.yml")
+        shutil.rmtree(made.root, ignore_errors=True)
+
+
+SUM = "CHECKSUM TABLE lj_cluster1.posts"
+
+
+def test_what_was_lost_comes_back_and_follows_on(site: Site) -> None:
+    told = site.backup("--check")
+    assert told.returncode == 0, told.stdout
+    assert site.backups == []
+
+    made = site.backup()
+    assert made.returncode == 0, made.stdout
+    assert "a server came up on it and read 1 tables" in made.stdout
+    (backup,) = site.backups
+    assert sorted(path.name for path in backup.parent.iterdir() if path.is_dir()) == [backup.name]
+    (then,) = site.ask("its-slave", SUM)
+    assert (backup / "lj-checksums").read_text() == then + "\n"
+
+    # What happens afterwards is in the source's binary log; the slave's disk is ruined.
+    site.ask("one", "DELETE FROM lj_cluster1.posts WHERE id % 3 = 0")
+    site.together()
+    (before,) = site.ask("its-slave", "SELECT @@gtid_slave_pos")
+    for table in site.datadir.glob("lj_cluster1/posts.*"):
+        table.unlink()
+    restored = site.restore()
+    assert restored.returncode == 0, restored.stdout
+    assert "1 tables are what they were" in restored.stdout
+    site.together()
+    assert site.ask("its-slave", SUM) == site.ask("one", SUM) != [then]
+    assert site.ask("its-slave", "SELECT @@gtid_slave_pos") == [before]
+    (kept,) = site.datadir.parent.glob("data.before-*")
+    assert (kept / "ibdata1").exists()
+    shutil.rmtree(kept)
+
+    site.ask("one", "INSERT INTO lj_cluster1.posts VALUES (9999, 'after')")
+    site.together()
+    assert site.ask("its-slave", "SELECT text FROM lj_cluster1.posts WHERE id = 9999") == ["after"]
+
+
+def test_what_can_not_be_is_refused(site: Site) -> None:
+    pid = site.ask("its-slave", "SELECT @@server_uid")
+    source = site.backup("--limit", "one")
+    assert source.returncode != 0
+    assert "None of these hosts (one) has a slave of cluster1" in " ".join(source.stdout.split())
+    everywhere = site.play("playbooks/restore.yml", "-e", "server=cluster1")
+    assert "Add -e server=cluster1 --limit HOST; nothing was changed" in everywhere.stdout
+    absent = site.restore("-e", "mysql_backup_name=20200101T000000Z")
+    assert absent.returncode != 0
+    assert "has no backup 20200101T000000Z: copy one there" in absent.stdout
+    assert site.ask("its-slave", "SELECT @@server_uid") == pid
+    assert not list(site.datadir.parent.glob("data.*"))
+
+
+def test_a_backup_that_does_not_come_back_is_none(site: Site) -> None:
+    backups = site.backups
+    folder = site.root / "its-slave/backups/cluster1"
+    # A table of the slave alone, whose pages are copied as they are; no server can read them.
+    site.ask(
+        "its-slave",
+        "SET SESSION sql_log_bin = 0",
+        "CREATE TABLE broken (id INT PRIMARY KEY) ENGINE=Aria",
+        "INSERT INTO broken SELECT seq FROM seq_1_to_5000",
+        "FLUSH TABLES broken",
+    )
+    pages = site.datadir / "lj_cluster1/broken.MAD"
+    good = pages.read_bytes()
+    pages.write_bytes(good[:8192] + bytes(8192) + good[16384:])
+    failed = site.backup()
+    assert failed.returncode != 0, failed.stdout
+    assert f"see {folder}/last.log" in failed.stdout
+    assert site.backups == backups
+    assert not [*folder.glob(".part"), *folder.glob(".trial")]
