@@ -19,10 +19,10 @@ from a place that depends on seq; so the ordinal tells the sector's index in its
 Splitting the checksum in two lets the pool's half be computed once: stamping a block
 costs one copy and four strided assignments, whatever its size.
 
-Reading a block back, the fast way: take block, seq and time from the first sector,
-build what that write must have looked like, compare all bytes.  Only a block that
-differs is taken apart sector by sector (:func:`read_sector`), which needs no pool: any
-run's sectors can be recognised.
+Reading a block back, the fast way: take block, seq and time from the first sector, and
+compare the whole with what that write must have left (:mod:`disk_checker.scan`, for many
+blocks at once).  Only a block that differs is taken apart sector by sector
+(:func:`read_sector`), which needs no pool: any run's sectors can be recognised.
 
 A flipped bit changes exactly one of the two CRCs, so no single fault passes; random
 damage passes for a valid sector with probability 2**-32 (and must then also name this
@@ -46,7 +46,12 @@ MAGIC = int.from_bytes(b"LJDISK\x00\x01", "little")
 _WORDS = SECTOR // 8
 _FIXED = 60 * 8
 _MAGIC, _RUN, _ORDINAL, _BLOCK, _SEQ, _TIME, _CHECK = range(57, 64)
-_STARTS = 2048
+STARTS = 2048
+"""Places of the pool that a block may begin at."""
+
+STEP = 0x9E3779B97F4A7C15
+"""What seq is multiplied with to choose one of them, by the product's bits from 32 on."""
+
 _PLACE = struct.Struct("<QQQ")
 _TAIL = struct.Struct("<QQQQQQQ")
 _ZEROS = bytes(SECTOR)
@@ -79,7 +84,7 @@ ZERO_SECTOR = Sector(Kind.ZERO)
 
 def _start(seq: int) -> int:
     """Where in the pool the block of write ``seq`` begins."""
-    return (seq * 0x9E3779B97F4A7C15 >> 32) % _STARTS
+    return (seq * STEP >> 32) % STARTS
 
 
 def read_sector(data: bytes) -> Sector:
@@ -111,7 +116,9 @@ def _make_pool(run: int, count: int) -> tuple[memoryview, bytes]:
 
 
 class Stamper:
-    """Builds and recognises the blocks of one run.
+    """Builds the blocks of one run.
+
+    ``pool`` and ``checks``: its sectors, and 8 bytes for each with its half of the checksum.
 
     :param run: the run's id, below 2**64.
     :param block_size: bytes; a multiple of 512, at most 1 MiB.
@@ -125,7 +132,7 @@ class Stamper:
         self.run = run
         self.block_size = block_size
         self._sectors = sectors = block_size // SECTOR
-        self._pool, self._checks = _make_pool(run, _STARTS + sectors)
+        self.pool, self.checks = _make_pool(run, STARTS + sectors)
         self._ones = int.from_bytes(array("Q", [1]) * sectors, "little")
         self._scratch = bytearray(block_size)
         self._scratch_words = memoryview(self._scratch).cast("Q")
@@ -141,18 +148,18 @@ class Stamper:
         n = self._sectors
         start = _start(seq)
         at = start * SECTOR
-        buffer[:] = self._pool[at : at + self.block_size]
+        buffer[:] = self.pool[at : at + self.block_size]
         crc = zlib.crc32(_PLACE.pack(block, seq, time_us)) | n << 32
         if n == 1:
             words[_BLOCK] = block
             words[_SEQ] = seq
             words[_TIME] = time_us
-            words[_CHECK] = crc ^ int.from_bytes(self._checks[start * 8 : start * 8 + 8], "little")
+            words[_CHECK] = crc ^ int.from_bytes(self.checks[start * 8 : start * 8 + 8], "little")
             return
         words[_BLOCK::_WORDS] = memoryview(array("Q", [block]) * n)
         words[_SEQ::_WORDS] = memoryview(array("Q", [seq]) * n)
         words[_TIME::_WORDS] = memoryview(array("Q", [time_us]) * n)
-        pool_half = int.from_bytes(self._checks[start * 8 : (start + n) * 8], "little")
+        pool_half = int.from_bytes(self.checks[start * 8 : (start + n) * 8], "little")
         checks = (pool_half ^ crc * self._ones).to_bytes(n * 8, "little")
         words[_CHECK::_WORDS] = memoryview(checks).cast("Q")
 
@@ -160,18 +167,3 @@ class Stamper:
         """The block of one write, as bytes."""
         self.write_into(memoryview(self._scratch), self._scratch_words, block, seq, time_us)
         return bytes(self._scratch)
-
-    def whole(self, data: memoryview, words: memoryview, at: int) -> tuple[int, int, int] | None:
-        """Recognise a complete block of this run at once.
-
-        :param data: bytes as read; ``words`` the same memory cast to "Q".
-        :param at: the block's first byte in it; a multiple of 512.
-        :returns: (block, seq, time in µs), or None when it has to be taken apart.
-        """
-        word = at // 8
-        if words[word + _RUN] != self.run or words[word + _MAGIC] != MAGIC:
-            return None
-        place: tuple[int, int, int] = tuple(words[word + _BLOCK : word + _CHECK])  # type: ignore[assignment]
-        self.write_into(memoryview(self._scratch), self._scratch_words, *place)
-        # The bytearray stands on the left: its comparison is one memcmp.
-        return place if self._scratch == data[at : at + self.block_size] else None

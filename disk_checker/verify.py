@@ -1,8 +1,8 @@
 """`disk-checker verify`: read the target, compare it with the record.
 
-One pass in the order of the blocks: a thread reads ahead past the page cache, the
+One pass in the order of the blocks: threads read ahead past the page cache, the
 listener sends the states of the same blocks, and each block is recognised whole
-(:meth:`Stamper.whole`) or judged sector by sector.  Memory does not grow with the
+(:mod:`disk_checker.scan`) or judged sector by sector.  Memory does not grow with the
 target.
 """
 
@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import queue
-import threading
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from disk_checker.target import open_reader, read_at, slot_name
 from disk_checker.uplink import Call
 
 _CHUNK = 4 << 20
-_AHEAD = 3
+_AHEAD = 4
+_READERS = 2
 _SETTLE_S = 3.0
 
 Progress = Callable[[int, int], None]
@@ -72,6 +73,7 @@ def verify(
                 f"Run {run_name(result.run)} wrote {plan.size} bytes, not {size}: wrong run, "
                 "or wrong target."
             )
+        judge = Judge(result)
         begun = time.monotonic()
         if plan.boot == host.boot() and not same_boot:
             result.doubts.append(
@@ -80,9 +82,9 @@ def verify(
             )
         if _reachable(path, plan, device, result):
             if plan.kind == "folder":
-                _check_folder(call, path, result, progress)
+                _check_folder(call, path, judge, progress)
             else:
-                _check_file(call, path, result, progress)
+                _check_file(call, path, judge, progress)
         result.seconds = time.monotonic() - begun
         return result
 
@@ -181,35 +183,35 @@ class _States:
 
 
 class _ReadAhead:
-    """Reads a file in chunks in a thread of its own, past the page cache."""
+    """Reads a file in chunks, past the page cache, in threads of its own.
+
+    Two of them: the disk has its next read already when one ends, and while a thread waits
+    for the interpreter's lock the other reads.
+    """
 
     def __init__(self, path: Path, size: int, chunk: int) -> None:
         self._descriptor, self._direct = open_reader(path)
-        self._size, self._chunk = size, chunk
-        self._ready: queue.Queue[tuple[mmap.mmap, int, OSError | None]] = queue.Queue()
-        self._free: queue.Queue[mmap.mmap | None] = queue.Queue()
+        self._offsets = iter(range(0, size, chunk))
+        self._threads = ThreadPoolExecutor(_READERS, "read-ahead")
+        self._under_way: deque[Future[tuple[mmap.mmap, int, OSError | None]]] = deque()
         for _ in range(_AHEAD):
-            self._free.put(mmap.mmap(-1, chunk))
-        self._thread = threading.Thread(target=self._read, name="read-ahead", daemon=True)
-        self._thread.start()
+            self.free(mmap.mmap(-1, chunk))
 
-    def _read(self) -> None:
-        for offset in range(0, self._size, self._chunk):
-            buffer = self._free.get()
-            if buffer is None:
-                return
-            try:
-                got, failed = read_at(self._descriptor, self._direct, buffer, offset), None
-            except OSError as error:
-                got, failed = 0, error
-            self._ready.put((buffer, got, failed))
+    def _read(self, buffer: mmap.mmap, offset: int) -> tuple[mmap.mmap, int, OSError | None]:
+        try:
+            return buffer, read_at(self._descriptor, self._direct, buffer, offset), None
+        except OSError as error:
+            return buffer, 0, error
 
     def next(self) -> tuple[mmap.mmap, int, OSError | None]:
         """(buffer, bytes in it, error) of the next chunk; give the buffer back by `free`."""
-        return self._ready.get()
+        return self._under_way.popleft().result()
 
     def free(self, buffer: mmap.mmap) -> None:
-        self._free.put(buffer)
+        """This buffer is done with: the next chunk that nobody reads yet goes there."""
+        offset = next(self._offsets, None)
+        if offset is not None:
+            self._under_way.append(self._threads.submit(self._read, buffer, offset))
 
     def piecewise(self, offset: int, size: int) -> bytes | OSError:
         """One block of a chunk that could not be read as a whole."""
@@ -222,12 +224,12 @@ class _ReadAhead:
             return buffer[skip : min(skip + size, got)]
 
     def close(self) -> None:
-        self._free.put(None)
-        self._thread.join()
+        self._threads.shutdown(cancel_futures=True)
         os.close(self._descriptor)
 
 
-def _check_file(call: Call, path: Path, result: Result, progress: Progress) -> None:
+def _check_file(call: Call, path: Path, judge: Judge, progress: Progress) -> None:
+    result = judge.result
     plan, totals = result.plan, result.totals
     size = host.device_size(path) if path.is_block_device() else path.stat().st_size
     if path.is_block_device() and size < plan.size:
@@ -241,7 +243,6 @@ def _check_file(call: Call, path: Path, result: Result, progress: Progress) -> N
         result.remarks.append(
             f"the file has {size:,} bytes; {totals.end_block * plan.block_size:,} were acknowledged"
         )
-    judge = Judge(result)
     chunk = max(1, _CHUNK // plan.block_size) * plan.block_size
     chunk = -(-chunk // mmap.PAGESIZE) * mmap.PAGESIZE
     while chunk % plan.block_size:  # a block size that is no power of two
@@ -269,48 +270,34 @@ class Judge:
     """Applies the rules to blocks and counts."""
 
     def __init__(self, result: Result) -> None:
-        self._result = result
+        self.result = result
         self._stamper = Stamper(result.run, result.plan.block_size)
         self._prior_unknown = result.plan.prior == "unknown"
+        # Imported when used: nobody who only writes or listens shall wait for numpy.
+        from disk_checker.scan import Scanner
 
-    def chunk(self, first: int, states: array[int], buffer: mmap.mmap, got: int) -> None:
+        self._scanner = Scanner(self._stamper, result.totals.intended)
+
+    def chunk(
+        self, first: int, states: array[int], buffer: mmap.mmap | bytearray, got: int
+    ) -> None:
         """All blocks of a chunk of which ``got`` bytes were there."""
-        size = self._result.plan.block_size
-        with memoryview(buffer) as data, data.cast("Q") as words:
-            whole, newest = self._stamper.whole, self._result.totals.intended
-            run, words_per_block = self._result.run, size // 8
-            checked = newer = survivor = 0
-            for index in range(len(states) // 2):
-                acked, at = states[2 * index], index * size
-                if at + size <= got:
-                    place = whole(data, words, at)
-                    if place is not None and place[0] == first + index and place[1] <= newest:
-                        if place[1] >= acked:
-                            checked += 1
-                            newer += place[1] > acked
-                            if place[2] > survivor:
-                                survivor = place[2]
-                            continue
-                    elif not acked:
-                        word = index * words_per_block + 58
-                        runs = words[word : (index + 1) * words_per_block : SECTOR // 8]
-                        if run not in runs.tolist():
-                            continue
-                elif not acked:
-                    continue
-                piece = data[at : max(at, min(at + size, got))].tobytes()
-                self.block(first + index, piece, acked, states[2 * index + 1])
-        self._result.checked += checked
-        self._result.newer += newer
-        self._result.survivor(survivor)
+        size = self.result.plan.block_size
+        scanned = self._scanner.scan(first, states, buffer, got)
+        self.result.checked += scanned.sound
+        self.result.newer += scanned.newer
+        self.result.survivor(scanned.survivor_us)
+        for index in scanned.left:
+            piece = bytes(buffer[index * size : max(index * size, min((index + 1) * size, got))])
+            self.block(first + index, piece, states[2 * index], states[2 * index + 1])
 
     def block(self, block: int, data: bytes | OSError, acked: int, acked_us: int) -> None:
         """One block the thorough way."""
-        size = self._result.plan.block_size
+        size = self.result.plan.block_size
         if isinstance(data, OSError):
             if acked:
                 why = f"the disk says {data.strerror}"
-                self._result.add(Finding.unreadable(block, acked, acked_us, why, block * size))
+                self.result.add(Finding.unreadable(block, acked, acked_us, why, block * size))
             return
         finding = judge_block(
             self._stamper,
@@ -318,39 +305,39 @@ class Judge:
             data,
             acked,
             acked_us,
-            self._result.totals.intended,
+            self.result.totals.intended,
             prior_unknown=self._prior_unknown,
         )
         if finding is not None:
-            self._result.add(finding)
+            self.result.add(finding)
         elif acked:
-            self._result.checked += 1
+            self.result.checked += 1
 
     def slot(self, block: int, data: bytes | OSError | None, acked: int, acked_us: int) -> None:
         """One slot of a folder: an old content under the name is a rename that was lost."""
         if data is None or isinstance(data, OSError):
             if acked and data is None:
-                self._result.add(Finding.stale(block, 0, acked, acked_us, "there is no such name"))
+                self.result.add(Finding.stale(block, 0, acked, acked_us, "there is no such name"))
             elif acked:
                 self.block(block, data or b"", acked, acked_us)
             return
         finding = judge_block(
-            self._stamper, block, data, acked, acked_us, self._result.totals.intended, offset=0
+            self._stamper, block, data, acked, acked_us, self.result.totals.intended, offset=0
         )
         if finding is not None and finding.cls == "lost":
             found = f"the rename is undone: {finding.found}"
             finding = Finding.stale(block, 0, acked, acked_us, found)
         if finding is not None:
-            self._result.add(finding)
+            self.result.add(finding)
         elif acked:
-            self._result.checked += 1
+            self.result.checked += 1
         if finding is None and len(data) >= SECTOR:
             word = memoryview(data).cast("Q")
-            self._result.survivor(word[62])
+            self.result.survivor(word[62])
 
 
-def _check_folder(call: Call, path: Path, result: Result, progress: Progress) -> None:
-    plan, judge = result.plan, Judge(result)
+def _check_folder(call: Call, path: Path, judge: Judge, progress: Progress) -> None:
+    result, plan = judge.result, judge.result.plan
     for first, states in _States(call, plan.blocks, 4096):
         for index in range(len(states) // 2):
             acked, acked_us = states[2 * index], states[2 * index + 1]

@@ -1,0 +1,126 @@
+"""Many blocks at once: which of them are exactly what their newest write must have left.
+
+The work of a verification is nearly all here, so it must keep up with a disk.  What differs
+between the writes of a run is the last half cache line of each sector, four words; these are
+judged for all sectors together.  All the rest is the run's pool (see :mod:`disk_checker.stamp`),
+so a block is recognised by comparing it with the place of the pool that its write took it
+from: one `memcmp`, with nothing built for it.
+
+Imported only by who verifies: numpy starts threads, which a writer that forks must not have.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import zlib
+from array import array
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from disk_checker.stamp import SECTOR, STARTS, STEP, Stamper
+
+_RUN, _VARYING = 58, 60
+_PLACE_SIZE = 3 * 8
+
+# With the interpreter's lock kept: it takes less than giving that back and getting it again.
+_memcmp = ctypes.PyDLL(None).memcmp
+_memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+_memcmp.restype = ctypes.c_int
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """What came of some blocks.
+
+    ``sound`` are as they must be, ``newer`` of them hold a write later than the acknowledged
+    one, ``survivor_us`` is the time of the latest write among them; ``left`` have to be taken
+    apart, by their index.  Blocks that were neither acknowledged nor ever touched count nowhere.
+    """
+
+    sound: int
+    newer: int
+    survivor_us: int
+    left: list[int]
+
+
+class Scanner:
+    """Scans the blocks of one run.
+
+    :param newest: the highest write that was announced; a later one is none of this run's.
+    """
+
+    def __init__(self, stamper: Stamper, newest: int) -> None:
+        self._run, self._newest = stamper.run, newest
+        self._size = stamper.block_size
+        self._sectors = self._size // SECTOR
+        self._pool = np.frombuffer(stamper.pool, np.uint64)
+        checks = np.frombuffer(stamper.checks, np.uint64)
+        self._checks = np.lib.stride_tricks.sliding_window_view(checks, self._sectors)
+
+    def scan(
+        self, first: int, states: array[int], buffer: mmap.mmap | bytearray, got: int
+    ) -> Scanned:
+        """Scan neighbouring blocks.
+
+        :param first: the number of the block that ``buffer`` begins with.
+        :param states: acknowledged seq, time in µs, seq, time ...
+        :param buffer: writable; its content is the same afterwards.
+        :param got: how many bytes of it were read.
+        """
+        size, count = self._size, self._sectors
+        every = np.frombuffer(states, np.uint64)[::2]
+        full = min(len(every), got // size)
+        acked, beyond = every[:full], every[full:]
+        left = (np.flatnonzero(beyond) + full).tolist()
+        if not full:
+            return Scanned(0, 0, 0, left)
+        words = np.frombuffer(buffer, np.uint64, full * size // 8).reshape(full, count, 64)
+        tails = words[:, :, _VARYING:].copy()
+        blocks, seqs, times = (tails[:, 0, word] for word in range(3))
+        starts = (seqs * np.uint64(STEP) >> np.uint64(32)) % np.uint64(STARTS)
+        expected = np.empty_like(tails)
+        expected[:, :, :3] = tails[:, :1, :3]
+        expected[:, :, 3] = self._checks[starts] ^ self._places(tails)[:, None]
+        good = (expected == tails).reshape(full, -1).all(axis=1)
+        good &= blocks == np.arange(first, first + full, dtype=np.uint64)
+        good &= (seqs <= self._newest) & (seqs >= acked)
+        words[:, :, _VARYING:] = 0  # as the pool has them
+        self._compare(words, starts, good)
+        words[:, :, _VARYING:] = tails
+        bad = ~good
+        if bad.any():
+            # Nothing was promised of a block, and nothing of this run is in it.
+            bad &= (acked != 0) | (words[:, :, _RUN] == self._run).any(axis=1)
+            left = np.flatnonzero(bad).tolist() + left
+        return Scanned(
+            int(good.sum()),
+            int((seqs[good] > acked[good]).sum()),
+            int(times[good].max(initial=0)),
+            left,
+        )
+
+    def _places(self, tails: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        """What each block's first sector adds to its pool's half of the checksum."""
+        step = self._sectors * 4 * 8
+        view, crc32 = tails.data.cast("B"), zlib.crc32
+        crcs = [crc32(view[at : at + _PLACE_SIZE]) for at in range(0, len(view), step)]
+        return np.array(crcs, np.uint64) | np.uint64(self._sectors << 32)
+
+    def _compare(
+        self,
+        words: npt.NDArray[np.uint64],
+        starts: npt.NDArray[np.uint64],
+        good: npt.NDArray[np.bool_],
+    ) -> None:
+        """Strike those out of ``good`` whose bytes are not the pool's."""
+        size, memcmp = self._size, _memcmp
+        chosen = np.flatnonzero(good)
+        pool = starts[chosen] * np.uint64(SECTOR) + np.uint64(self._pool.ctypes.data)
+        data = chosen.astype(np.uint64) * np.uint64(size) + np.uint64(words.ctypes.data)
+        pairs = zip(chosen.tolist(), pool.tolist(), data.tolist(), strict=True)
+        for index, one, other in pairs:
+            if memcmp(one, other, size):
+                good[index] = False
