@@ -8,6 +8,7 @@ import time
 import click
 
 from lj_services.cli.gearman_options import server_option
+from lj_services.cli.output import Output, json_option
 from lj_services.daemon import HostPort
 from lj_services.gearman.admin_client import AdminClient, AdminRefused
 from lj_services.gearman.checking import Level, Limits, Verdict
@@ -34,6 +35,7 @@ class _Plugin(click.Command):
     "--min-workers", type=click.IntRange(0), default=0, help="Critical below so many workers."
 )
 @click.option("-t", "--timeout", "timeout_s", type=float, default=5.0, show_default=True)
+@json_option
 def check(
     server: HostPort,
     names: tuple[str, ...],
@@ -41,6 +43,7 @@ def check(
     max_queued: int | None,
     min_workers: int,
     timeout_s: float,
+    as_json: bool,
 ) -> None:
     """Is the server well?  A plugin for Nagios and the like.
 
@@ -58,5 +61,8 @@ def check(
     else:
         limits = Limits(warn_queued, max_queued, min_workers)
         verdict = judge(found, names, limits, seconds=time.monotonic() - start)
-    click.echo(verdict.line)
+    if as_json:
+        Output(as_json).document({"level": verdict.level.name, "line": verdict.line})
+    else:
+        click.echo(verdict.line)
     sys.exit(verdict.level)

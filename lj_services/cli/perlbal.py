@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import click
 
-from lj_services.cli.output import CommandError
+from lj_services.cli.output import CommandError, Output, json_option
 from lj_services.daemon import ExitCode, HostPort
 from lj_services.perlbal.client import ConsoleClient, Refused
 from lj_services.perlbal.command import serve
@@ -39,32 +39,44 @@ def _address(_ctx: click.Context, _param: click.Parameter, value: str) -> HostPo
     envvar="LJ_PERLBAL",
     help="The console of a balancer: the kit's or Perl's.",
 )
-def console(server: HostPort, words: tuple[str, ...]) -> None:
+@json_option
+def console(server: HostPort, words: tuple[str, ...], as_json: bool) -> None:
     """Have the balancer carry out a command, or the lines that come on standard input.
 
     \b
     lj perlbal console show service
     lj perlbal console POOL webs REMOVE 10.0.0.7:8080
     lj perlbal console < changes.conf
+
+    In JSON each command is an object: what was asked, and the lines that came.
     """
     lines: Iterable[str] = [" ".join(words)] if words else sys.stdin
+    answered: list[dict[str, object]] = []
     try:
         with ConsoleClient(server) as client:
-            for line in lines:
-                _run(client, line.strip())
+            for line in map(str.strip, lines):
+                answer = _run(client, line)
+                if as_json:
+                    answered.append({"command": line, "answer": answer})
+                else:
+                    for text in answer:
+                        click.echo(text)
     except OSError as error:
         raise CommandError(
             f"no balancer at {server}: {error}; name its console with --server",
             ExitCode.UNREACHABLE,
         ) from None
+    if as_json:
+        Output(as_json).document(answered)
 
 
-def _run(client: ConsoleClient, line: str) -> None:
+def _run(client: ConsoleClient, line: str) -> list[str]:
+    """The lines of the answer."""
     try:
-        for answer in client.run(line):
-            click.echo(answer)
+        return client.run(line)
     except Refused as refused:
         raise CommandError(f"{line}: {refused}", ExitCode.REFUSED) from None
     except ConnectionResetError:
         if not line.lower().startswith("shutdown"):
             raise
+        return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 
@@ -64,6 +65,10 @@ def test_the_command() -> None:
         assert re.fullmatch(r"GEARMAN OK - .*\n", well.stdout)
         assert run("--server", address, "-w", "5").exit_code == 1
         assert run("--server", address, "-w", "5", "-c", "9").exit_code == 2
+        for_machines = run("--server", address, "-w", "5", "--json")
+        assert for_machines.exit_code == 1
+        told = json.loads(for_machines.stdout)
+        assert (told["level"], told["line"][:15]) == ("WARNING", "GEARMAN WARNING")
 
 
 def test_servers_that_are_away_or_strange_and_wrong_words() -> None:
