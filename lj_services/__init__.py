@@ -10,8 +10,10 @@ Bottom to top:
 ==============  ============================================================
 daemon          what every daemon shares: config, lifecycle, logs, metrics
 database        database roles (global, cluster N, ...) -> connections
+perlbal         load balancer: configuration language, console, reverse proxy
+gearman         job server, client, workers; dmap and the gofer on top
 memcached       protocol, embedded server, client with the hash rings
-usercluster     user -> cluster, numberspaces, the write fence
+usercluster     user -> cluster, numberspaces, the write fence; movers of users
 journal         the sample site that uses everything above
 cli             the operator's command, ``lj``
 ==============  ============================================================
