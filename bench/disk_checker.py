@@ -1,9 +1,10 @@
 """disk-checker beside a loop in C, fio, pg_test_fsync and dd, on the same disks.
 
 Writes: all of them write blocks at random places and fsync each.  The checker's listener, which in
-earnest is another machine, runs on this one too and shares its processors.  Two disks: a file where
-temporary files go, and (as root) a loop device over memory, whose sync costs little and which
-therefore shows what the programs cost.
+earnest is another machine, runs on this one too and shares its processors.  Three disks: a file
+where temporary files go; and, as root, a loop device over memory, whose sync costs little and
+which therefore shows what the programs cost, and one with the pace of a real disk, where programs
+wait for it and not for the processors.
 
 Reads: the checker's verification beside dd, which only reads; both past the page cache.
 """
@@ -18,12 +19,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import lj_services
+from bench._slow_disk import READ_MB_S, WRITE_MS, available, detach, slow_disk
 from bench.harness import Comparison, Contender, Load, Subject
 
 TITLE = "Disk checker"
@@ -52,28 +54,24 @@ def _run(*words: str | Path) -> str:
 
 @contextmanager
 def disks() -> Iterator[Site]:
-    """A file on the disk and, as root, a loop device over memory; both written once."""
-    with tempfile.TemporaryDirectory(prefix="bench-disk-") as name:
+    """A file on the disk and, as root, two more disks; all of one size."""
+    with tempfile.TemporaryDirectory(prefix="bench-disk-") as name, ExitStack() as stack:
         folder = Path(name)
         targets = {"file": folder / "target"}
-        image = MEMORY / f"{folder.name}.img"
-        try:
-            if os.geteuid() == 0 and MEMORY.is_dir():
-                image.write_bytes(bytes(SIZE))
-                device = _run("losetup", "-f", "--show", image).strip()
-                targets["memory"] = Path(device)
-            with targets["file"].open("wb") as file:
-                for _ in range(SIZE >> 20):
-                    file.write(bytes(1 << 20))
-                file.flush()
-                os.fsync(file.fileno())
-            yield Site(folder, targets)
-        finally:
-            # Asked of the kernel, since a signal may come before the name is known here.
-            if image.exists():
-                for line in _run("losetup", "-j", image).splitlines():
-                    _run("losetup", "-d", line.partition(":")[0])
-            image.unlink(missing_ok=True)
+        if os.geteuid() == 0 and MEMORY.is_dir():
+            image = MEMORY / f"{folder.name}.img"
+            stack.callback(image.unlink)
+            image.write_bytes(bytes(SIZE))
+            stack.callback(detach, image)
+            targets["memory"] = Path(_run("losetup", "-f", "--show", image).strip())
+        if available():
+            targets["slow"] = stack.enter_context(slow_disk(folder, SIZE))
+        with targets["file"].open("wb") as file:
+            for _ in range(SIZE >> 20):
+                file.write(bytes(1 << 20))
+            file.flush()
+            os.fsync(file.fileno())
+        yield Site(folder, targets)
 
 
 @contextmanager
@@ -203,8 +201,12 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
     """See the module's docstring."""
     seconds = 1.0 if quick else 3.0
     checker = Contender("disk-checker", lj_services.__version__, ours)
-    names = {"file": "a file", "memory": "a disk of memory"}
-    kinds = ["file", "memory"] if os.geteuid() == 0 else ["file"]
+    names = {
+        "file": "a file",
+        "memory": "a disk of memory",
+        "slow": f"a disk of {WRITE_MS} ms a write, {READ_MB_S} MB/s",
+    }
+    kinds = ["file", *["memory"] * (os.geteuid() == 0), *["slow"] * available()]
 
     def writes(block: int = BLOCK) -> list[Load]:
         return [
@@ -263,6 +265,7 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
             )
             for disk in kinds
             for block in (4 << 10, BLOCK)
+            if (disk, block) != ("slow", 4 << 10)
         ],
         goal="at least 0.8 of the disk's speed",
         notes=["256 MiB; dd reads with O_DIRECT, 4 MiB at a time, and looks at nothing."],
