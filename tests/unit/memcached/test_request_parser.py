@@ -10,163 +10,32 @@ from hypothesis import strategies as st
 
 from lj_services.memcached.protocol import replies
 from lj_services.memcached.protocol.commands import (
-    MAX_KEY,
-    UINT32_MAX,
-    UINT64_MAX,
-    Arithmetic,
-    CacheMemlimit,
-    Delete,
-    FlushAll,
     Get,
-    GetAndTouch,
-    MetaArithmetic,
-    MetaDebug,
-    MetaDelete,
-    MetaGet,
-    MetaNoop,
-    MetaSet,
-    PlainSet,
-    Quit,
     Refused,
     Request,
     Sets,
-    Shutdown,
-    Stats,
     Store,
-    Touch,
-    Verbosity,
     Version,
     encode,
-    valid_key,
 )
 from lj_services.memcached.protocol.parser import MAX_GET_LINE, MAX_LINE, RequestParser
-from lj_services.memcached.protocol.plain_sets import ALIKE, SHORT
+from tests.support.memcached_requests import (
+    MAX_ITEM,
+    block,
+    garbage_lines,
+    parse,
+    parse_one,
+    requests,
+    streams,
+    typed,
+)
 
 pytestmark = pytest.mark.unit
-
-MAX_ITEM = 1000
-
-
-def block(key: bytes, flags: int, value: bytes) -> bytes:
-    """What a get of the key answers, without END."""
-    return b"VALUE %b %d %d\r\n%b\r\n" % (key, flags, len(value), value)
-
-
-def store_of(plain: PlainSet) -> Store:
-    """The long form of a plain set."""
-    key, told, exptime = plain
-    line, _, value = told.partition(b"\r\n")
-    flags = int(line.split(b" ")[2])
-    assert told == block(key, flags, value[:-2])
-    return Store("set", key, flags, exptime, value[:-2])
-
-
-def parse(*pieces: bytes) -> list[Request | Refused]:
-    """What a new parser makes of the pieces; each plain set for itself."""
-    parser = RequestParser(MAX_ITEM)
-    found: list[Request | Refused] = []
-    for piece in pieces:
-        parser.feed(piece)
-        while (request := parser.next_request()) is not None:
-            if isinstance(request, Sets):
-                found += map(store_of, request.sets)
-            else:
-                found.append(request)
-    return found
-
-
-def parse_one(parser: RequestParser) -> Request | Sets | Refused | None:
-    """The next request, after which there is no other."""
-    request = parser.next_request()
-    assert request is None or parser.next_request() is None
-    return request
-
-
-def typed(requests: list[Request | Refused]) -> list[tuple[type, Request | Refused]]:
-    """Requests with their types, as named tuples of different types can be equal."""
-    return [(type(request), request) for request in requests]
-
-
-keys = st.binary(min_size=1, max_size=MAX_KEY).filter(valid_key) | st.just(b"k" * MAX_KEY)
-exptimes = st.integers(-(2**31), 2**31)
-values = st.binary(max_size=300) | st.sampled_from([b"\r\n", b"END\r\n", b"a\r\nget k\r\n", b""])
-uint64 = st.integers(0, UINT64_MAX)
-modes = st.sampled_from(["set", "add", "replace", "append", "prepend"])
-plain_flags = dict.fromkeys([b"c", b"f", b"h", b"k", b"l", b"q", b"s", b"t", b"u", b"v", b"b"])
-
-
-@st.composite
-def meta_flags(draw: st.DrawFn) -> dict[bytes, bytes]:
-    flags = dict.fromkeys(draw(st.lists(st.sampled_from(list(plain_flags)))), b"")
-    if draw(st.booleans()):
-        flags[b"O"] = draw(st.sampled_from([b"", b"1", b"opaque"]))
-    if draw(st.booleans()):
-        flags[b"T"] = b"%d" % draw(exptimes)
-    if draw(st.booleans()):
-        flags[b"C"] = b"%d" % draw(uint64)
-    return flags
-
-
-short_keys = st.binary(min_size=1, max_size=100).filter(valid_key)  # base64 makes them longer
-requests = st.one_of(
-    st.builds(Get, st.lists(keys, min_size=1, max_size=5), st.booleans()),
-    st.builds(GetAndTouch, exptimes, st.lists(keys, min_size=1, max_size=5), st.booleans()),
-    st.builds(
-        Store,
-        modes,
-        keys,
-        st.integers(0, UINT32_MAX),
-        exptimes,
-        values,
-        cas=st.just(0),
-        noreply=st.booleans(),
-    ),
-    st.builds(Store, st.just("cas"), keys, st.just(0), exptimes, values, uint64, st.booleans()),
-    st.builds(Delete, keys, st.booleans()),
-    st.builds(Arithmetic, keys, uint64, st.booleans(), st.booleans()),
-    st.builds(Touch, keys, exptimes, st.booleans()),
-    st.builds(FlushAll, st.integers(0, 10**6), st.booleans()),
-    st.builds(Stats, st.lists(st.sampled_from([b"items", b"slabs", b"settings"]), max_size=2)),
-    st.builds(Verbosity, st.integers(0, 9), st.booleans()),
-    st.builds(CacheMemlimit, st.integers(0, 10**6), st.booleans()),
-    st.builds(Version),
-    st.builds(Quit),
-    st.builds(Shutdown, st.sampled_from([b"", b"graceful"])),
-    st.builds(MetaNoop),
-    st.builds(MetaGet, short_keys, meta_flags()),
-    st.builds(MetaDelete, short_keys, meta_flags()),
-    st.builds(MetaArithmetic, short_keys, meta_flags()),
-    st.builds(MetaSet, short_keys, meta_flags(), values),
-    st.builds(MetaDebug, short_keys, st.booleans()),
-)
 
 
 @given(st.lists(requests, max_size=8))
 def test_what_is_written_is_read_back(sent: list[Request]) -> None:
     assert typed(parse(b"".join(map(encode, sent)))) == typed(list(sent))
-
-
-garbage_lines = st.sampled_from(
-    [
-        b"\r\n",
-        b"\n",
-        b"   \r\n",
-        b"bogus\r\n",
-        b"get\r\n",
-        b"get " + b"k" * 251 + b"\r\n",
-        b"set k 0 0 -1\r\n",
-        b"set k 0 0 5\r\nabc\r\n\r\n",
-        b"set k 0 0 5000\r\n" + b"x" * 5000 + b"\r\n",
-        b"set k 0 0 99999999999999999999999\r\n",
-        b"ms k 5000 q\r\n" + b"y" * 5000 + b"\r\n",
-        b"ms k 3 Sx\r\nabc\r\n",
-        b"mg k t t\r\n",
-        b"incr k x\r\n",
-        b"get a  b\n",
-        b"delete k 5\r\n",
-    ]
-)
-streams = st.lists(requests.map(encode) | garbage_lines, max_size=8).map(b"".join)
 
 
 @given(streams | st.binary(max_size=3000), st.lists(st.integers(0, 3000), max_size=12))
@@ -208,96 +77,6 @@ def test_the_short_cut_is_not_taken_in_the_middle_of_a_request() -> None:
     assert parser.lone_get(b"get k\r\n") is None
     parser.feed(b"get k\r\n\r\n")
     assert parse_one(parser) == Sets([(b"k", block(b"k", 0, b"get k\r\n"), 0)])
-
-
-plain_sets = st.builds(
-    Store,
-    st.just("set"),
-    keys,
-    st.integers(0, 10**9 - 1),
-    st.integers(0, 10**9 - 1),
-    values,
-    cas=st.just(0),
-    noreply=st.just(False),
-)
-
-
-@given(st.lists(plain_sets, min_size=1, max_size=5), requests | garbage_lines)
-def test_plain_sets_in_a_row_are_given_out_together(
-    sets: list[Store], other: Request | bytes
-) -> None:
-    parser = RequestParser(MAX_ITEM)
-    last = other if isinstance(other, bytes) else encode(other)
-    parser.feed(b"".join(map(encode, sets)) + last)
-    first = parser.next_request()
-    if all(len(encode(one)) - len(one.value) <= MAX_KEY for one in sets):
-        assert isinstance(first, Sets)
-        assert list(map(store_of, first.sets[: len(sets)])) == sets
-
-
-@pytest.mark.parametrize(
-    "end",
-    [
-        b"set k 0 0 1 noreply\r\nx\r\n",
-        b"set k 0 -1 1\r\nx\r\n",
-        b"set k 4294967295 0 1\r\nx\r\n",
-        b"set k 0 0 1\nx\r\n",
-        b"set  k 0 0 1\r\nx\r\n",
-        b"set  0 0 1\r\nx\r\n",
-        b"set k 007 0 1\r\nx\r\n",
-        b"set k 0 0 01\r\nx\r\n",
-        b"set k\r\nget 0 0 1\r\n",
-        b"set k\n 0 0 1\r\nx\r\n",
-        b"set " + b"k" * MAX_KEY + b" 0 0 1\r\nx\r\n",
-        b"set k 0 0 1\r\nxx\r\n",
-        b"set k 0 0 2000\r\n" + b"x" * 2000 + b"\r\n",
-        b"set k 0 0 10\r\nxx",
-        b"set k 0 ",
-        b"get k\r\n",
-    ],
-)
-def test_whatever_else_ends_the_row(end: bytes) -> None:
-    row = b"set a 1 2 1\r\nx\r\nset b 3 4 0\r\n\r\n"
-    parser = RequestParser(MAX_ITEM)
-    parser.feed(row + end)
-    first, second = (b"a", block(b"a", 1, b"x"), 2), (b"b", block(b"b", 3, b""), 4)
-    assert parser.next_request() == Sets([first, second])
-    assert typed(parse(row + end)[2:]) == typed(parse(end))
-
-    alike = b"".join(b"set %d 0 0 1\r\nx\r\n" % key for key in range(10))
-    assert len(parse(alike)) == 10
-    assert typed(parse(alike + end)[10:]) == typed(parse(end))
-
-
-@given(
-    st.lists(st.tuples(keys, st.binary(min_size=4, max_size=4)), min_size=ALIKE, max_size=20),
-    st.integers(0, 3),
-    requests | garbage_lines,
-    st.integers(min_value=1),
-)
-def test_sets_that_are_alike_are_read_as_they_are_one_by_one(
-    sets: list[tuple[bytes, bytes]], flags: int, other: Request | bytes, cut: int
-) -> None:
-    row = [b"set %b %d 0 4\r\n%b\r\n" % (key, flags, value) for key, value in sets]
-    last = other if isinstance(other, bytes) else encode(other)
-    stream = b"".join(row) + last
-    one_by_one = typed(parse(*row, last))
-    assert typed(parse(stream)) == one_by_one
-    cut %= len(stream)
-    assert typed(parse(stream[:cut], stream[cut:])) == one_by_one
-
-
-@pytest.mark.parametrize("over", [0, 1])
-def test_the_limit_of_an_item_holds_in_a_row(over: int) -> None:
-    size = SHORT - 1
-    parser = RequestParser(size + 2)
-    row = [b"set %b 0 0 %d\r\n%b\r\n" % (b"k" * length, size, bytes(size)) for length in (1, 2) * 3]
-    parser.feed(b"".join(row) + b"set %b 0 0 %d\r\n%b\r\n" % (b"k" * (2 + over), size, bytes(size)))
-    first = parser.next_request()
-    assert isinstance(first, Sets)
-    assert len(first.sets) == 7 - over
-    refused = parser.next_request()
-    assert refused is None if not over else isinstance(refused, Refused)
 
 
 @given(streams)
