@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from lj_services.perlbal.errors import CommandError
 from lj_services.perlbal.tls import Tls
@@ -50,7 +50,68 @@ def bind(listen: Listen, sndbuf: int = 0, *, shared: bool = False) -> socket.soc
     return made
 
 
-class Listener:
+class Served(Protocol):
+    """What the loop gives for a socket that it serves."""
+
+    def close(self) -> None:
+        """Serve it no more."""
+
+
+class BoundListener:
+    """One socket of a service that is bound, and served from the next turn of the loop on.
+
+    Raises:
+        CommandError: the address can't be bound.
+    """
+
+    tls: Tls | None = None
+
+    def __init__(self, service: Service) -> None:
+        listen = service.parameters.listen
+        if listen is None:
+            raise CommandError(f"service {service.name} has no address to listen on")
+        self.service = service
+        self.address = str(listen)
+        try:
+            self._socket = self.bind(listen)
+        except OSError as error:
+            raise CommandError(
+                f"Can't start service '{service.name}' on {self.address}: {error.strerror}"
+            ) from None
+        self.port: int = self._socket.getsockname()[1]
+        self.fd = self._socket.fileno()
+        self._served: Served | None = None
+        self._closed = False
+        self._starting = asyncio.get_running_loop().create_task(self._start())
+
+    def bind(self, listen: Listen) -> socket.socket:
+        """A socket at an address.  Raises OSError."""
+        raise NotImplementedError
+
+    async def serve(self) -> Served:
+        """Have the loop serve it."""
+        raise NotImplementedError
+
+    async def _start(self) -> None:
+        served = await self.serve()
+        if self._closed:
+            served.close()
+        else:
+            self._served = served
+
+    def close(self) -> None:
+        """Listen no more; connections stay."""
+        self._closed = True
+        if self._served is not None:
+            self._served.close()
+        elif self._starting.done():
+            self._socket.close()
+
+    def __str__(self) -> str:
+        return f"listening on {self.address} for service '{self.service.name}'"
+
+
+class Listener(BoundListener):
     """One listening socket of a service.
 
     Raises:
@@ -58,46 +119,22 @@ class Listener:
     """
 
     def __init__(self, service: Service) -> None:
-        self.service = service
-        parameters = service.parameters
-        listen = parameters.listen
-        if listen is None or service.role is None:
-            raise CommandError(f"service {service.name} has no address to listen on")
-        self.address = str(listen)
-        self.tls = Tls(service) if parameters.enable_ssl else None
-        try:
-            self._socket = service.balancer.open_socket(listen, parameters.client_sndbuf_size)
-        except OSError as error:
-            raise CommandError(
-                f"Can't start service '{service.name}' on {self.address}: {error.strerror}"
-            ) from None
-        self.port: int = self._socket.getsockname()[1]
-        self.fd = self._socket.fileno()
-        self._server: asyncio.AbstractServer | None = None
-        self._closed = False
-        self._starting = asyncio.get_running_loop().create_task(self._start(service.role))
+        self.tls = Tls(service) if service.parameters.enable_ssl else None
+        super().__init__(service)
 
-    async def _start(self, role: Any) -> None:
-        tls = self.tls
-        server = await asyncio.get_running_loop().create_server(
+    def bind(self, listen: Listen) -> socket.socket:
+        """A socket that accepts connections."""
+        parameters = self.service.parameters
+        return self.service.balancer.open_socket(listen, parameters.client_sndbuf_size)
+
+    async def serve(self) -> Served:
+        """Accept connections for the service's role."""
+        role, tls = self.service.role, self.tls
+        assert role is not None
+        return await asyncio.get_running_loop().create_server(
             role.connection,
             sock=self._socket,
             ssl=None if tls is None else tls.context,
             ssl_handshake_timeout=None if tls is None else tls.patience_s,
             backlog=BACKLOG,
         )
-        if self._closed:
-            server.close()
-        else:
-            self._server = server
-
-    def close(self) -> None:
-        """Listen no more; connections stay."""
-        self._closed = True
-        if self._server is not None:
-            self._server.close()
-        elif self._starting.done():
-            self._socket.close()
-
-    def __str__(self) -> str:
-        return f"listening on {self.address} for service '{self.service.name}'"

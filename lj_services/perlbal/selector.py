@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from lj_services.perlbal.answering import Waiting
 from lj_services.perlbal.service import BaseRole, Service
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class SelectorRole(BaseRole):
         """Give the request to the service that is to have it."""
         latency = self.service.parameters.latency
         if latency:
-            client.exchange = waiting = _Waiting(self, client)
+            client.exchange = waiting = _Delayed(self, client)
             handle = asyncio.get_running_loop().call_later(latency / 1000, waiting.over)
             waiting.handle = handle
         else:
@@ -49,13 +50,11 @@ class SelectorRole(BaseRole):
         return chosen
 
 
-class _Waiting:
+class _Delayed(Waiting):
     """A request that is being held up, as ``latency`` wants it."""
 
-    has_file = False
-    responded = False
-
     def __init__(self, role: SelectorRole, client: ClientConnection) -> None:
+        super().__init__("latency")
         self.role = role
         self.client = client
         self.handle: asyncio.TimerHandle | None = None
@@ -87,17 +86,7 @@ class _Waiting:
         """Remember that it was the last."""
         self.whole = True
 
-    def client_full(self) -> None:
-        """Nothing is being sent."""
-
-    def client_ready(self) -> None:
-        """Nothing is being sent."""
-
     def client_gone(self) -> None:
         """Forget it."""
         if self.handle is not None:
             self.handle.cancel()
-
-    def describe(self) -> str:
-        """A few words for the console."""
-        return "; latency"

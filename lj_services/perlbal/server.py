@@ -56,6 +56,20 @@ def remove_pidfile(file: Path) -> None:
         file.unlink(missing_ok=True)
 
 
+def end(loop: asyncio.AbstractEventLoop, graceful: bool, seconds: float | None) -> None:
+    """End this process because a console says SHUTDOWN: as SIGTERM, for a while; or at once.
+
+    Args:
+        loop: that runs it.
+        graceful: whether what is going on may finish.
+        seconds: for how long; None: as long as any end may take.
+    """
+    log.info("shutdown was asked for", extra={"graceful": graceful, "seconds": seconds})
+    loop.call_soon(signal.raise_signal, signal.SIGTERM)
+    if graceful and seconds is not None:
+        loop.call_later(seconds, signal.raise_signal, signal.SIGTERM)
+
+
 class PerlbalService:
     """One balancer, from its configuration file to its last client."""
 
@@ -157,9 +171,5 @@ class PerlbalService:
         self._ticker = self._loop.call_later(TICK_S, self._tick)
 
     def _shut_down(self, graceful: bool, seconds: float | None) -> None:
-        """SHUTDOWN on the console: as SIGTERM, for a while; or at once."""
         self._at_once = not graceful
-        log.info("shutdown was asked for", extra={"graceful": graceful, "seconds": seconds})
-        self._loop.call_soon(signal.raise_signal, signal.SIGTERM)
-        if graceful and seconds is not None:
-            self._loop.call_later(seconds, signal.raise_signal, signal.SIGTERM)
+        end(self._loop, graceful, seconds)

@@ -7,66 +7,42 @@ import socket
 from typing import TYPE_CHECKING
 
 from lj_services.perlbal.errors import CommandError
+from lj_services.perlbal.listening import BoundListener, Served
 from lj_services.perlbal.service import BaseRole
+from lj_services.perlbal.values import Listen
 
 if TYPE_CHECKING:
     from lj_services.perlbal.balancer import Balancer
     from lj_services.perlbal.frontend import ClientConnection
-    from lj_services.perlbal.service import Service
 
 
-class UdpListener:
+class UdpListener(BoundListener):
     """One UDP socket of a service.
 
     Raises:
         CommandError: the address can't be bound.
     """
 
-    tls = None
-
-    def __init__(self, service: Service) -> None:
-        listen = service.parameters.listen
-        if listen is None:
-            raise CommandError(f"service {service.name} has no address to listen on")
-        self._name = service.name
-        self._balancer = service.balancer
-        self.address = str(listen)
+    def bind(self, listen: Listen) -> socket.socket:
+        """A socket that takes datagrams."""
         family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
-        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        made = socket.socket(family, socket.SOCK_DGRAM)
         try:
-            self._socket.setblocking(False)
-            self._socket.bind((listen.host, listen.port))
-        except OSError as error:
-            self._socket.close()
-            raise CommandError(
-                f"Can't start service '{service.name}' on {self.address}: {error.strerror}"
-            ) from None
-        self.port: int = self._socket.getsockname()[1]
-        self.fd = self._socket.fileno()
-        self._transport: asyncio.DatagramTransport | None = None
-        self._closed = False
-        self._starting = asyncio.get_running_loop().create_task(self._start())
+            made.setblocking(False)
+            made.bind((listen.host, listen.port))
+        except OSError:
+            made.close()
+            raise
+        return made
 
-    async def _start(self) -> None:
+    async def serve(self) -> Served:
+        """Hear what comes."""
+        balancer = self.service.balancer
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_datagram_endpoint(
-            lambda: _Heard(self._balancer), sock=self._socket
+            lambda: _Heard(balancer), sock=self._socket
         )
-        if self._closed:
-            transport.close()
-        else:
-            self._transport = transport
-
-    def close(self) -> None:
-        """Listen no more."""
-        self._closed = True
-        if self._transport is not None:
-            self._transport.close()
-        elif self._starting.done():
-            self._socket.close()
-
-    def __str__(self) -> str:
-        return f"listening on {self.address} (UDP) for service '{self._name}'"
+        return transport
 
 
 class _Heard(asyncio.DatagramProtocol):

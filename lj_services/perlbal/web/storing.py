@@ -20,6 +20,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from lj_services.perlbal.answering import Waiting
 from lj_services.perlbal.inflow import NO_ROOM, Inflow, write_all
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ PREFIX: Final = ".put-"
 _NO_UNNAMED: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
 
 
-class Upload:
+class Upload(Waiting):
     """One PUT; an exchange of the client's.
 
     Args:
@@ -40,12 +41,10 @@ class Upload:
         md5: what Content-MD5 says, or b"".
     """
 
-    has_file = False
-    responded = False
-
     def __init__(
         self, client: ClientConnection, folder: Path, path: str, levels: int, md5: bytes
     ) -> None:
+        super().__init__("storing")
         self._client = client
         self._folder = folder
         self._target = folder / path
@@ -62,19 +61,9 @@ class Upload:
         """It is whole."""
         self._inflow.end()
 
-    def client_full(self) -> None:
-        """Nothing is sent before the end."""
-
-    def client_ready(self) -> None:
-        """The same."""
-
     def client_gone(self) -> None:
         """Throw away what has come."""
         self._inflow.stop()
-
-    def describe(self) -> str:
-        """A few words for the console."""
-        return "; storing"
 
     async def _store(self) -> None:
         thread = asyncio.to_thread

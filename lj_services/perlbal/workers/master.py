@@ -30,7 +30,7 @@ from lj_services.perlbal.config import BalancerSettings
 from lj_services.perlbal.errors import CommandError
 from lj_services.perlbal.listening import bind
 from lj_services.perlbal.management import Console
-from lj_services.perlbal.server import configuration, remove_pidfile, write_pidfile
+from lj_services.perlbal.server import configuration, end, remove_pidfile, write_pidfile
 from lj_services.perlbal.values import Listen
 from lj_services.perlbal.workers.console import WorkersConsole
 from lj_services.perlbal.workers.journal import Journal
@@ -178,12 +178,9 @@ class Master:
                     log.error("worker %d: %s", worker.number, answer["refused"])
 
     def shut_down(self, graceful: bool, seconds: float | None) -> None:
-        """SHUTDOWN on a console: as SIGTERM, for a while; or at once."""
+        """SHUTDOWN on a console."""
         self._at_once = not graceful
-        log.info("shutdown was asked for", extra={"graceful": graceful, "seconds": seconds})
-        self._loop.call_soon(signal.raise_signal, signal.SIGTERM)
-        if graceful and seconds is not None:
-            self._loop.call_later(seconds, signal.raise_signal, signal.SIGTERM)
+        end(self._loop, graceful, seconds)
 
     # -- workers come and go ------------------------------------------------------
 

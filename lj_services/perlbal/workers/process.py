@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import Final
 
 from lj_services.daemon import ConfigError
@@ -21,6 +22,19 @@ START_S: Final = 60.0
 """How long a worker may take to start, in seconds."""
 
 log = logging.getLogger(__name__)
+
+
+def _argv() -> list[str]:
+    """How this program was started.
+
+    By its script and not by the interpreter that has read it: where a release is a folder that a
+    link leads to, the script has an interpreter, and code, of its own.
+    """
+    words = sys.orig_argv[1:]
+    script = Path(words[0]) if words else Path()
+    if script.is_file() and os.access(script, os.X_OK):
+        return words
+    return [sys.executable, *words]
 
 
 class Worker:
@@ -66,8 +80,7 @@ class Worker:
         stop = keeper.serve(my_sockets, self.number, self.generation)
         try:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *sys.orig_argv[1:],
+                *_argv(),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=fds,
                 env={**os.environ, VARIABLE: f"{fds[0]}:{fds[1]}"},
