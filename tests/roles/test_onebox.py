@@ -9,7 +9,9 @@ import signal
 import socket
 import threading
 import urllib.request
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +56,9 @@ def test_only_what_changed_is_restarted(box: Box) -> None:
     assert after["journal"] != before["journal"]
 
 
-def test_a_node_is_drained_while_it_restarts_and_nobody_notices(box: Box) -> None:
-    """There is no other node here: what is asked meanwhile waits in the balancer."""
-    before = box.pids()
+@contextmanager
+def people(box: Box) -> Iterator[list[str]]:
+    """Ask for the site over and over for the length of the block; gives what went wrong."""
     failed: list[str] = []
     ended = threading.Event()
     url = f"http://127.0.0.1:{box.ports['perlbal_port']}/"
@@ -72,12 +74,26 @@ def test_a_node_is_drained_while_it_restarts_and_nobody_notices(box: Box) -> Non
                 failed.append(str(error))
         return asked
 
-    with ThreadPoolExecutor(2) as people:
-        using = [people.submit(use_it) for _ in range(2)]
+    with ThreadPoolExecutor(2) as threads:
+        using = [threads.submit(use_it) for _ in range(2)]
         try:
-            run = box.play(SITE, journal_settings={"page_size": 19})
+            yield failed
         finally:
             ended.set()
+        assert min(use.result() for use in using) > 0
+
+
+def balancer(box: Box, *words: str) -> list[str]:
+    """What the balancer's console answers."""
+    server = f"--server=127.0.0.1:{box.ports['perlbal_console_port']}"
+    return box.command("perlbal", "console", server, *words).stdout.splitlines()
+
+
+def test_a_node_is_drained_while_it_restarts_and_nobody_notices(box: Box) -> None:
+    """There is no other node here: what is asked meanwhile waits in the balancer."""
+    before = box.pids()
+    with people(box) as failed:
+        run = box.play(SITE, journal_settings={"page_size": 19})
     assert run.exit_code == 0, run.output
     assert "perlbal : Take the node out of the pool" in run.changed_tasks
     assert run.changed_tasks.index("perlbal : Take the node out of the pool") < (
@@ -87,7 +103,34 @@ def test_a_node_is_drained_while_it_restarts_and_nobody_notices(box: Box) -> Non
     assert after["journal"] != before["journal"]
     assert after["perlbal"] == before["perlbal"]
     assert failed == []
-    assert min(use.result() for use in using) > 0
+
+
+def test_a_node_whose_restart_fails_is_in_the_pool_again(box: Box) -> None:
+    node = f"127.0.0.1:{box.ports['journal_port']}"
+    run = box.play(SITE, journal_settings={"page_size": "many"}, service_start_timeout_s=8)
+    assert run.exit_code != 0, run.output
+    assert "perlbal : Take the node out of the pool" in run.changed_tasks
+    assert [line.split()[0] for line in balancer(box, "show", "pool", "webs")] == [node]
+    run = box.play(SITE)
+    assert run.exit_code == 0, run.output
+
+
+def test_a_changed_configuration_is_handed_over_to_and_a_wrong_one_is_not(box: Box) -> None:
+    before, workers = box.pids(), balancer(box, "workers")
+    run = box.play(SITE, perlbal_parameters={"queue_max_size": "lots"})
+    assert run.exit_code != 0
+    assert "restart refused, the old workers go on" in run.output
+    assert "Expecting integer value for parameter" in run.output
+    assert [line.split()[:3] for line in balancer(box, "workers")] == [
+        line.split()[:3] for line in workers
+    ]
+    with people(box) as failed:
+        run = box.play(SITE, perlbal_parameters={"queue_max_size": 777})
+    assert run.exit_code == 0, run.output
+    assert "service : Have it hand over to what is new" in run.changed_tasks
+    assert "SET queue_max_size = 777" in {line.strip() for line in balancer(box, "dumpconfig")}
+    assert box.pids()["perlbal"] == before["perlbal"]
+    assert failed == []
 
 
 def test_users_are_moved_by_the_worker_as_the_coordinator_says(box: Box) -> None:
@@ -182,12 +225,14 @@ def test_an_upgrade_is_a_new_release_and_the_old_one_stays(box: Box, tmp_path: P
     for name in ("pyproject.toml", "constraints.txt", "README.md"):
         shutil.copy(CHECKOUT / name, tmp_path)
     (tmp_path / "lj_services/upgraded.py").write_text("")
-    run = box.play(
-        SITE,
-        runtime_source_dir=str(tmp_path),
-        runtime_wheels_carried=True,
-        lj_control_dir=str(tmp_path / "control"),
-    )
+    balancing = box.pids()["perlbal"]
+    with people(box) as failed:
+        run = box.play(
+            SITE,
+            runtime_source_dir=str(tmp_path),
+            runtime_wheels_carried=True,
+            lj_control_dir=str(tmp_path / "control"),
+        )
     assert run.exit_code == 0, run.output
     after = (box.root / "runtime/current").readlink()
     releases = box.root / "runtime/releases"
@@ -195,3 +240,10 @@ def test_an_upgrade_is_a_new_release_and_the_old_one_stays(box: Box, tmp_path: P
     assert list(releases.glob(f"{after.name}/lib/*/site-packages/lj_services/upgraded.py"))
     command = Path(f"/proc/{box.pids()['journal']}/cmdline").read_bytes()
     assert f"{box.root}/runtime/releases/{after.name}/".encode() in command
+    # The balancer has handed over to processes of the new release, and nobody was refused.
+    assert box.pids()["perlbal"] == balancing
+    pids = [line.split()[2] for line in balancer(box, "workers") if line.startswith("worker")]
+    commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids]
+    assert commands
+    assert all(f"/releases/{after.name}/".encode() in each for each in commands)
+    assert failed == []
