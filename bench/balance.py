@@ -179,7 +179,7 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
                 "spread is that of users who can be cut to measure.",
                 "By hand only disk space is looked at; ours brings busy disks under their target, "
                 "too, and keeps the receivers' headroom.",
-                "A plan moves no more than its tolerance asks for: what is rounded to 1.05 above is "
+                "A plan moves no more than its tolerance asks for: what is rounded to 1.05 is "
                 "a hair under it (1.04999999).",
             ],
         )
