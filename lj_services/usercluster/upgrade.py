@@ -24,6 +24,10 @@ A move is nothing special.  Until its cut-over the fence is ``active`` and a ste
 others, which the mover follows; the cut-over carries the fence's version over together
 with its flags.  While the fence is ``frozen`` a step waits, as a writer does.
 
+Why it needs no mover.  A move lives long and in two places, so it has a record of its states, a
+lease, and workers who take it over from each other.  A step is one transaction in one place: it
+has happened or it has not, the fence row says which, and whoever runs it next goes on from there.
+
 Users who are read-only are brought along: that flag is for what is written in their name.
 """
 
