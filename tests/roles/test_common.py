@@ -11,7 +11,7 @@ import yaml
 from tests.support.box import CHECKOUT
 from tests.support.sandbox import Sandbox, role, sandbox
 
-pytestmark = pytest.mark.roles
+pytestmark = [pytest.mark.roles, pytest.mark.timeout(900)]
 
 # Those of a network, which a sandbox has of its own.
 NET = {"net.ipv4.tcp_keepalive_time": 301, "net.core.somaxconn": 4095}

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -16,7 +17,7 @@ from tests.support.box import CHECKOUT
 from tests.support.process import wait_for
 from tests.support.sandbox import Sandbox, role, sandbox
 
-pytestmark = pytest.mark.roles
+pytestmark = [pytest.mark.roles, pytest.mark.timeout(900)]
 
 HOST, WEB, BALANCER, PEER, STRANGER = (f"10.99.0.{number}" for number in (1, 2, 3, 4, 9))
 TASKS = [role("firewall", "preflight"), role("firewall")]
@@ -127,6 +128,8 @@ def test_the_inventory_says_who_gets_in(site: Site) -> None:
         PEER: {7788},
         STRANGER: set(),
     }
+    unit = site.host.run("systemd-analyze", "verify", "/etc/systemd/system/lj-firewall.service")
+    assert unit.stderr == ""
     again = site.host.play(TASKS, hosts=site.inventory)
     assert again.exit_code == 0, again.output
     assert again.changed_tasks == []
@@ -155,9 +158,13 @@ def test_rules_that_shut_everybody_out_take_themselves_back(site: Site) -> None:
     shut += "type filter hook input priority filter; policy drop;\n}\n}\n"
     site.host.run("tee", "/etc/lj/firewall/wanted.nft", input=shut)
     assert firewall("same").returncode == 1
-    assert firewall("try", "3").returncode == 0
-    assert firewall("try", "3").returncode == 3
+    assert firewall("try", "900").returncode == 0
+    assert firewall("try", "900").returncode == 3
     assert site.reached(BALANCER) == {BALANCER: set()}
+    # The time is over.
+    waits = psutil.Process(int(site.host.read("/etc/lj/firewall/armed")))
+    wait_for(waits.children, "somebody who waits")
+    waits.children()[0].kill()
     wait_for(
         lambda: site.host.run("test", "-e", "/etc/lj/firewall/armed", check=False).returncode != 0,
         "the rules to go",

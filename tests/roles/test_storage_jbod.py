@@ -14,7 +14,7 @@ from tests.support.box import BIN, CHECKOUT
 from tests.support.loops import loop_disks
 from tests.support.sandbox import Sandbox, role, sandbox
 
-pytestmark = pytest.mark.roles
+pytestmark = [pytest.mark.roles, pytest.mark.timeout(900)]
 
 ID = "/dev/disk/by-id"
 TASKS = [role("storage_jbod", "preflight"), role("storage_jbod")]
@@ -55,10 +55,6 @@ def mounted(host: Sandbox, name: str) -> dict[str, str]:
 def test_each_disk_is_a_file_system_of_its_own_and_one_that_fails_is_alone(
     host: Sandbox, disks: Mapping[str, str]
 ) -> None:
-    told = host.play(TASKS, "--check", "--diff")
-    assert told.exit_code == 0, told.output
-    assert subprocess.run(["blkid", "-p", disks[f"{ID}/disk1"]], check=False).returncode == 2
-
     made = host.play(TASKS)
     assert made.exit_code == 0, made.output
     for number in (1, 2, 3):

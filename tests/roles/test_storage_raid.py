@@ -16,7 +16,7 @@ from tests.support.box import BIN
 from tests.support.loops import loop_disks
 from tests.support.sandbox import Sandbox, role, sandbox
 
-pytestmark = pytest.mark.roles
+pytestmark = [pytest.mark.roles, pytest.mark.timeout(900)]
 
 ID = "/dev/disk/by-id"
 TASKS = [role("storage_raid", "preflight"), role("storage_raid")]
@@ -103,6 +103,7 @@ def test_disks_become_an_array_once(host: Sandbox, disks: Mapping[str, str]) -> 
         "/etc/systemd/system/mdcheck_start.timer.d/lj.conf"
     )
     assert "AUTOCHECK=false" in host.read("/etc/default/mdadm")
+    assert host.run("systemd-analyze", "verify", "mdcheck_start.timer").stderr == ""
     mount = host.run("findmnt", "--noheadings", "--output", "SOURCE,FSTYPE", "/srv/data")
     assert mount.stdout.split() == [disks[f"{ID}/disk1"], "ext4"]
 
