@@ -67,9 +67,10 @@ def worked_out(folder: Path, inventory: str, host: str, values: dict[str, str]) 
     return json.loads((folder / "told.json").read_text())
 
 
-@pytest.mark.parametrize("inventory", ["datacenter", "lab"])
+@pytest.mark.parametrize("inventory", ["datacenter", "ha_pair", "lab", "onebox"])
 def test_playbooks_read_it(inventory: str, tmp_path: Path) -> None:
-    playbooks = ("playbooks/site.yml", "playbooks/add_user_cluster.yml")
+    names = ("site", "add_user_cluster", "backup", "restore")
+    playbooks = [f"playbooks/{name}.yml" for name in names]
     run = ansible(tmp_path, inventory, *playbooks, "--syntax-check")
     assert run.returncode == 0, run.stderr
 
