@@ -208,14 +208,14 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
     }
     kinds = ["file", *["memory"] * (os.geteuid() == 0), *["slow"] * available()]
 
-    def writes(block: int = BLOCK) -> list[Load]:
+    def writes(on: list[str], block: int = BLOCK) -> list[Load]:
         return [
             Load(
                 f"{names[disk]}, {threads} thread{'s' if threads > 1 else ''}",
                 "synced writes/s",
                 partial(write, disk=disk, threads=threads, seconds=seconds, block=block),
             )
-            for disk in kinds
+            for disk in on
             for threads in (1, 16)
         ]
 
@@ -223,7 +223,7 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
         "Synced writes: a loop of pwrite and fsync in C",
         ours=checker,
         peer=Contender("sync_loop.c", _run("cc", "-dumpversion").strip(), c_loop),
-        loads=writes(),
+        loads=writes(kinds),
         goal="within 10 % of the loop at 1 and at 16 threads",
         notes=[
             "Blocks of 16 KiB at random places of 256 MiB. The checker's listener runs on the same "
@@ -236,7 +236,7 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
             "Synced writes: fio",
             ours=checker,
             peer=Contender("fio", version, plain),
-            loads=writes(),
+            loads=writes(["file"]),
         )
     program = next(Path("/usr/lib/postgresql").glob("*/bin/pg_test_fsync"), None)
     if program is not None:
