@@ -207,6 +207,24 @@ def test_debians_job_server_can_be_run_instead(box: Box) -> None:
     assert after["gearman-worker"] == before["gearman-worker"]  # it found the new one by itself
 
 
+def test_the_real_memcached_can_be_run_instead(box: Box) -> None:
+    before = box.pids()
+    run = box.play(SITE, memcached_engine="memcached")
+    assert run.exit_code == 0, run.output
+    with socket.create_connection(("127.0.0.1", box.ports["memcached_port"]), 10) as connected:
+        connected.sendall(b"stats settings\r\n")
+        settings = b""
+        while not settings.endswith(b"END\r\n"):
+            settings += connected.recv(65_536)
+    assert b"STAT slab_automove" in settings  # which the kit's own has not
+    after = box.pids()
+    assert after["memcached"] != before["memcached"]
+    assert after["journal"] == before["journal"]
+    again = box.play(SITE, "--check", "--diff", memcached_engine="memcached")
+    assert again.exit_code == 0, again.output
+    assert again.changed_tasks == []
+
+
 def test_a_killed_service_comes_back(box: Box) -> None:
     before = box.pids()
     os.kill(before["journal"], signal.SIGKILL)
