@@ -56,7 +56,7 @@ http {{
 }}
 """
 
-_PERLBAL = """
+PROXY = """
 {extra}
 CREATE POOL p
   POOL p ADD 127.0.0.1:{node}
@@ -80,7 +80,7 @@ CREATE SERVICE web
 ENABLE web
 """
 
-_HAPROXY = """
+HAPROXY = """
 global
   nbthread 1
   maxconn 8000
@@ -102,7 +102,7 @@ _PATIENT = "  SET persist_client_idle_timeout = 300\n"
 Words = Callable[[Path], list[str]]
 
 
-def _lj(file: Path) -> list[str]:
+def run_ours(file: Path) -> list[str]:
     lj = str(Path(sys.executable).parent / "lj")
     return [lj, "perlbal", "serve", "--config", str(file), "--listen", "127.0.0.1:0"]
 
@@ -111,7 +111,7 @@ def _perlbal(file: Path) -> list[str]:
     return ["perlbal", f"--config={file}"]
 
 
-def _haproxy(file: Path) -> list[str]:
+def run_haproxy(file: Path) -> list[str]:
     return ["haproxy", "-db", "-f", str(file)]
 
 
@@ -188,7 +188,7 @@ def idle(subject: Subject, *, clients: int) -> float:
         return (process.memory_info().rss - before) / 1024 / clients
 
 
-def _version(*words: str) -> str:
+def version_of(*words: str) -> str:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     found = re.search(r"\d+\.\d+[.\d]*", done.stdout + done.stderr)
     return found[0] if found else "?"
@@ -214,13 +214,13 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
     large = [Load("10 MiB, 8 clients", "MiB/s", ask(path="/10m", clients=8, figure="MiB"))]
     version = f"{lj_services.__version__} (uvloop {importlib.metadata.version('uvloop')})"
     ours = partial(Contender, "lj perlbal serve", version)
-    proxy = partial(contender, _PERLBAL, _lj)
-    files = partial(contender, _FILES, _lj)
+    proxy = partial(contender, PROXY, run_ours)
+    files = partial(contender, _FILES, run_ours)
     perl = f"{_debian('perlbal')} with IO::AIO and XS headers"
     haproxy = Contender(
         "HAProxy, one thread",
-        _version("haproxy", "-v"),
-        partial(contender, _HAPROXY, _haproxy),
+        version_of("haproxy", "-v"),
+        partial(contender, HAPROXY, run_haproxy),
     )
     yield Comparison(
         "Reverse proxy beside Perlbal",
@@ -228,7 +228,7 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
         peer=Contender(
             "Perlbal",
             perl,
-            partial(contender, _PERLBAL, _perlbal, extra="XS enable headers"),
+            partial(contender, PROXY, _perlbal, extra="XS enable headers"),
         ),
         loads=small,
         goal="five times Perlbal's requests a second",
@@ -245,8 +245,8 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
         ours=ours(
             partial(
                 contender,
-                _PERLBAL,
-                _lj,
+                PROXY,
+                run_ours,
                 settings="  SET verify_backend = on\n  SET verify_backend_path = /1k\n"
                 "  SET high_priority_cookie = paid\n  SET queue_relief_size = 100\n"
                 "  SET queue_relief_chance = 20\n",
@@ -268,7 +268,7 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
         ours=ours(files),
         peer=Contender(
             "nginx, one worker",
-            _version("nginx", "-v"),
+            version_of("nginx", "-v"),
             partial(contender, _NGINX, _nginx),
         ),
         loads=small[:1] + large,
@@ -278,7 +278,7 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
     yield Comparison(
         "Clients that stay connected",
         ours=Contender(
-            "lj perlbal serve", version, partial(contender, _PERLBAL, _lj, settings=_PATIENT)
+            "lj perlbal serve", version, partial(contender, PROXY, run_ours, settings=_PATIENT)
         ),
         loads=[
             Load(
