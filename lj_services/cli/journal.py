@@ -20,7 +20,7 @@ from lj_services.journal.server import JournalService
 
 @click.group()
 def command() -> None:
-    """The sample site."""
+    """The sample site: journals with comments, friends and feeds, on the user clusters."""
 
 
 @serve_command(JournalSettings)

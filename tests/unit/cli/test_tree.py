@@ -31,7 +31,8 @@ def commands(command: click.Command, context: click.Context) -> Iterator[click.C
 
 
 COMMANDS = {
-    context.command_path: context for context in commands(main, click.Context(main, info_name="lj"))
+    context.command_path: context
+    for context in commands(main, click.Context(main, info_name="lj", **main.context_settings))
 }
 
 
