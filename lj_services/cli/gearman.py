@@ -95,7 +95,10 @@ def cancel(server: HostPort, handle: str, as_json: bool) -> None:
 @server_option
 @json_option
 def shutdown(server: HostPort, now: bool, as_json: bool) -> None:
-    """End the server, if its setting shutdown_command allows it; jobs that wait are lost."""
+    """End the server, if its setting shutdown_command allows it.
+
+    Jobs that wait are lost, but for background jobs of a server that keeps them.
+    """
     with _asked(server) as client:
         client.shutdown(graceful=not now)
     _tell(as_json, server, {"shutdown": "now" if now else "graceful"})

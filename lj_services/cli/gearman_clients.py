@@ -211,6 +211,7 @@ def worker(
 @click.option(
     "--retries", type=click.IntRange(0), default=1, show_default=True, help="After a failure."
 )
+@json_option
 def dmap(
     function: str,
     items: tuple[str, ...],
@@ -219,11 +220,12 @@ def dmap(
     chunk: int,
     timeout_s: float | None,
     retries: int,
+    as_json: bool,
 ) -> None:
     """Call a function for each of ITEMS, on all workers at once.
 
     Without ITEMS, each line of the standard input is one.  Prints a line of JSON for each
-    result, in the items' order.  Workers: lj gearman worker --dmap MODULE
+    result, in the items' order; --json: one list of all.  Workers: lj gearman worker --dmap MODULE
     """
     words = list(items) or [line.rstrip("\n") for line in sys.stdin]
     try:
@@ -234,5 +236,8 @@ def dmap(
         results = mapping.dmap(
             function, values, servers, chunk=chunk, timeout_s=timeout_s, retries=retries
         )
+    if as_json:
+        Output(True).document(list(results))
+        return
     for result in results:
         click.echo(json.dumps(result, ensure_ascii=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -149,6 +150,8 @@ def test_dmap(job_server: Start, tmp_path: Path) -> None:
     with working(server, tmp_path, "--dmap", "jobs", "-n", "2", workers=2):
         numbers = run("dmap", "jobs:double", "--json-items", "--chunk", "7", *at, "1", "[2]", '"a"')
         assert (numbers.returncode, numbers.stdout) == (0, '2\n[2, 2]\n"aa"\n')
+        document = run("dmap", "jobs:double", "--json", *at, "ab", "cd")
+        assert json.loads(document.stdout) == ["abab", "cdcd"]
         lines = "".join(f"{number}\n" for number in range(100))
         many = run("dmap", "jobs:double", "--chunk", "7", *at, stdin=lines)
         assert many.stdout.split() == [f'"{number}{number}"' for number in range(100)]
