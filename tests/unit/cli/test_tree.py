@@ -15,7 +15,6 @@ DAEMONS = {"coordinator", "gofer", "host", "serve", "worker"}
 """They run until they are stopped and print nothing but their log."""
 OTHER_FORMS = {
     "lj disks check": "words for ``disk-checker run``, which has --json",
-    "lj gearman dmap": "prints JSON, a line for each result as it comes",
 }
 
 
