@@ -107,12 +107,21 @@ class GearmanService(TcpService[ServerSettings]):
         self.queues.rules = _rules(settings)
         self.dispatcher.exceptions = settings.exceptions
 
-    def flush(self) -> None:
-        """Hand what waits in outboxes to the transports."""
+    def flush(self, asker: Peer | None = None) -> None:
+        """Hand what waits in outboxes to the transports.
+
+        Who is woken is told at once and, being the last to have been written to, before the
+        one who asks: a worker that wakes meanwhile is what the client waits for, and nothing
+        that could share the write will come before the worker asks.
+
+        Args:
+            asker: who is answered, at once.
+        """
         while self.unsent:
-            connection = self.connections.get(self.unsent.pop())
+            peer = self.unsent.pop()
+            connection = self.connections.get(peer)
             if connection is not None:
-                connection.flush()
+                connection.flush(at_once=peer is asker or peer.woken_for is not None)
 
     def soon(self, call: Callable[[], None]) -> None:
         """Have something called in the next turn of the loop."""

@@ -116,9 +116,9 @@ class Connection(TcpConnection):
             self._work()
             if parser.held >= LARGE:
                 self._let_others_read()
-        if self.peer.outbox:
+        self._service.flush(asker=self.peer)
+        if self.peer.outbox:  # of which something could not leave before
             self.flush(at_once=True)
-        self._service.flush()
 
     # -- the work -----------------------------------------------------------------
 
