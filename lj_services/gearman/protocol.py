@@ -181,7 +181,9 @@ class PacketParser:
         self._buffer = bytearray()
         self._position = 0  # where the next packet or line starts
         self._searched = 0  # up to where there is no end of line
-        self._broken: BrokenStream | None = None
+        # Why nothing more can be read: text and code.  No exception is kept: with its traceback
+        # it would keep this parser, and the connection with all that it has read.
+        self._broken: tuple[str, str] | None = None
 
     @property
     def held(self) -> int:
@@ -212,7 +214,7 @@ class PacketParser:
             BrokenStream: nothing more can be read, now or later.
         """
         if self._broken is not None:
-            raise self._broken
+            raise BrokenStream(*self._broken)
         buffer, start = self._buffer, self._position
         there = len(buffer) - start
         if there <= 0:
@@ -308,10 +310,10 @@ class PacketParser:
             self._break(f"{way} magic expected", "INVALID_MAGIC")
 
     def _break(self, text: str, code: str) -> None:
-        self._broken = BrokenStream(text, code)
+        self._broken = (text, code)
         self._buffer.clear()
         self._position = self._searched = 0
-        raise self._broken
+        raise BrokenStream(text, code)
 
 
 _BY_NUMBER: Final = {int(kind): (kind, shape) for kind, shape in SHAPES.items()}

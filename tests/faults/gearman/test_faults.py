@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from lj_services.gearman.protocol import HEADER, request
@@ -156,6 +158,35 @@ def test_a_bad_packet_is_answered_and_the_connection_goes_on(
         talk.socket.sendall(data)
         talk.expect(T.ERROR, code)
         talk.settle()
+
+
+def test_nonsense_leaves_no_memory_behind(server: GearmanServer) -> None:
+    """The same nonsense again and again, while another client's jobs go on."""
+    wrong = (raw(999, b"body") + raw(T.SUBMIT_JOB, b"up\0key")) * 100
+
+    def nonsense() -> None:
+        for data in (
+            b"x" * 1_000_000,  # a line that does not end
+            HEADER.pack(b"\0REQ", T.ECHO_REQ, 0xFFFFFFFF),
+            HEADER.pack(b"\0REQ", T.ECHO_REQ, 60_000_000) + b"x" * 100_000,  # and no more
+            b"\0RES" + bytes(100_000),
+        ):
+            with server.connect() as talk, contextlib.suppress(OSError):
+                talk.socket.sendall(data)
+        with server.connect() as talk:
+            talk.socket.sendall(wrong + request(T.WORK_COMPLETE, b"H:not:1", b"x"))
+            for _ in range(201):
+                talk.expect(T.ERROR)
+        works(server)
+
+    memory = psutil.Process(server.running.pid).memory_info
+    for _ in range(20):
+        nonsense()
+    before = memory().rss
+    for _ in range(100):
+        nonsense()
+    assert memory().rss - before < 4 << 20
+    wait_for(lambda: server.ask(b"workers").count(b"\n") == 2, "all others to be gone")
 
 
 def test_text_and_packets_on_one_connection(server: GearmanServer) -> None:
