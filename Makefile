@@ -195,6 +195,10 @@ LONG_LEDGER = MOVER_LEDGER_MOVES=$${MOVER_LEDGER_MOVES:-500} MOVER_LEDGER_USERS=
 faults: $(VENV)/.test ## Only the tests that kill, cut, fill and lie
 	$(LONG_LEDGER) $(BIN)/pytest -m faults $(PYTEST_ARGS)
 
+.PHONY: search
+search: $(VENV)/.test ## Look for new examples that break a property; `make test` has the same ones each time
+	$(BIN)/pytest tests/unit -m unit --hypothesis-profile=search -n $(PYTEST_JOBS) $(PYTEST_ARGS)
+
 .PHONY: bench
 bench: $(VENV)/.test ## Ours beside the real peers; writes docs/benchmarks.md
 	$(BIN)/python -m bench $(BENCH_ARGS)

@@ -15,7 +15,10 @@ pytest_plugins = [
 ]
 
 # A busy machine is no error: what an example may cost is for benchmarks to say.
-settings.register_profile("kit", deadline=None)
+settings.register_profile("search", deadline=None, max_examples=1000)
+# A run says something about the change that it tests: the examples are the same each time.
+# `make search` looks for new ones.
+settings.register_profile("kit", deadline=None, derandomize=True)
 # `make check` tries fewer of them.
 settings.register_profile("quick", settings.get_profile("kit"), max_examples=20)
 settings.load_profile("kit")
