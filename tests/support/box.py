@@ -77,6 +77,9 @@ class Box:
             "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"),
             "ANSIBLE_HOME": str(CHECKOUT / "var/ansible"),
             "ANSIBLE_NOCOLOR": "1",
+            # `make up` installs ansible-core and no collections; these tests' venv has some.
+            "ANSIBLE_COLLECTIONS_SCAN_SYS_PATH": "False",
+            "ANSIBLE_COLLECTIONS_PATH": str(self.root / "collections"),
             "NO_COLOR": "1",
             "LJ_MOLECULE_ROOT": str(self.root),
             "MOLECULE_EPHEMERAL_DIRECTORY": f"{self.root}.molecule",
