@@ -132,7 +132,7 @@ class ReplyParser:
         self._pieces: list[bytes] = []
         self._size = 0
         self._need = 0
-        self._broken: BadReply | None = None
+        self._broken = ""
 
     @property
     def held(self) -> int:
@@ -150,8 +150,8 @@ class ReplyParser:
         Raises:
             BadReply: the stream is no stream of replies.
         """
-        if self._broken is not None:
-            raise self._broken
+        if self._broken:
+            raise BadReply(self._broken)
         if self._size:
             self._pieces.append(data)
             self._size += len(data)
@@ -162,7 +162,8 @@ class ReplyParser:
         try:
             rest = self._read(data)
         except BadReply as error:
-            self._broken = error
+            # Its words alone: the exception holds on to this frame, and so to this parser.
+            self._broken = str(error)
             raise
         if rest == len(data):
             self._size = 0

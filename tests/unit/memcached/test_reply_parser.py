@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -125,3 +128,20 @@ def test_a_line_without_end_does_not_grow_memory() -> None:
         parser.feed(b"x")
     with pytest.raises(BadReply, match="longer than"):
         parser.feed(b"x")
+
+
+class Watched(ReplyParser):
+    """One that can be referred to weakly."""
+
+
+def test_a_parser_that_has_refused_is_freed_with_its_connection() -> None:
+    parser = Watched()
+    with pytest.raises(BadReply):
+        parser.feed(b"VALUE k 0 3\r\nabcdef\r\n")
+    freed = weakref.ref(parser)
+    gc.disable()  # no cycle has to be found first
+    try:
+        del parser
+        assert freed() is None
+    finally:
+        gc.enable()
