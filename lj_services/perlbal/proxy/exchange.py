@@ -19,7 +19,7 @@ from lj_services.perlbal.http.chunked import LAST_CHUNK, chunk
 from lj_services.perlbal.http.head import CHUNKED, RequestHead
 from lj_services.perlbal.proxy.headers import head_for_node, lines_for_node
 from lj_services.perlbal.proxy.queues import Priority
-from lj_services.perlbal.proxy.spool import Spool, reason
+from lj_services.perlbal.proxy.spool import TELL_WHY, Spool, reason
 
 if TYPE_CHECKING:
     from lj_services.perlbal.nodes import Node
@@ -89,7 +89,7 @@ class Exchange:
         self._started = 0
         self._held: list[bytes] = []
         self._asked = False
-        self._began = 0.0
+        self._began = role.balancer.now
         self._spool: Spool | None = None
         self._chunked = False
 
@@ -97,13 +97,14 @@ class Exchange:
 
     def body(self, data: bytes) -> None:
         """Pass a piece on, put it to the disk, or hold it."""
-        if not self.body_size:
-            self._began = self.role.balancer.now
         self.body_size += len(data)
         if self.session:
             self._tell_progress()
-        if self._spool is not None or (not self._asked and self._put_to_disk()):
-            self._spool_piece(data)
+        if self._spool is not None:
+            self._spool_piece(self._spool, data)
+            return
+        if not self._asked and (why := self._why_to_disk()):
+            self._spool_piece(self._put_to_disk(why), data)
             return
         if self.backend is not None:
             self.backend.write(chunk(data) if self._chunked else data)
@@ -160,20 +161,21 @@ class Exchange:
 
     # -- a body on the disk -------------------------------------------------------
 
-    def _put_to_disk(self) -> bool:
+    def _why_to_disk(self) -> str:
         parameters = self.role.parameters
         elapsed_s = self.role.balancer.now - self._began
-        return bool(reason(parameters, self.request.length, self.body_size, elapsed_s))
+        return reason(parameters, self.request.length, self.body_size, elapsed_s)
 
-    def _spool_piece(self, data: bytes) -> None:
-        spool = self._spool
-        if spool is None:
-            folder = self.role.parameters.buffer_uploads_path
-            assert folder is not None
-            spool = self._spool = Spool(self, folder)
-            for piece in self._held:
-                spool.write(piece)
-            self._held = []
+    def _put_to_disk(self, why: str) -> Spool:
+        folder = self.role.parameters.buffer_uploads_path
+        assert folder is not None
+        self._spool = spool = Spool(self, folder, why)
+        for piece in self._held:
+            spool.write(piece)
+        self._held = []
+        return spool
+
+    def _spool_piece(self, spool: Spool, data: bytes) -> None:
         spool.write(data)
         if not spool.fits:
             spool.close()
@@ -237,6 +239,8 @@ class Exchange:
         client = self.client
         service = self.role.service
         lines = lines_for_node(client, self.request, service)
+        if TELL_WHY and self._spool is not None:
+            lines.append(b"X-PERLBAL-BUFFERED-UPLOAD-REASON: " + self._spool.why.encode())
         if "backend_client_assigned" in service.hooks.by_point and service.hooks.run(
             "backend_client_assigned", self, lines
         ):

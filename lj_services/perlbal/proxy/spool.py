@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -38,6 +39,8 @@ PIECE: Final = 256 << 10
 """Bytes that are read from the file at once."""
 MEASURED_S: Final = 1.0
 """How long an upload must have gone on before its rate is known, in seconds."""
+TELL_WHY: Final = os.environ.get("PERLBAL_DEBUG_BUFFERED_UPLOADS") == "1"
+"""Whether nodes are told why an upload was put to the disk, X-PERLBAL-BUFFERED-UPLOAD-REASON."""
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ def reason(parameters: Parameters, length: int, size: int, elapsed_s: float) -> 
         parameters: the service's.
         length: bytes of the whole body; negative if it comes in chunks.
         size: bytes that have come.
-        elapsed_s: seconds since the first of them came.
+        elapsed_s: seconds since the request's head came.
     """
     if not parameters.buffer_uploads or parameters.buffer_uploads_path is None:
         return ""
@@ -83,9 +86,11 @@ class Spool:
     Args:
         exchange: the request that it is the body of.
         folder: where the file is.
+        why: what `reason` says.
     """
 
-    def __init__(self, exchange: Exchange, folder: Path) -> None:
+    def __init__(self, exchange: Exchange, folder: Path, why: str) -> None:
+        self.why = why
         self._exchange = exchange
         self._folder = folder
         self._room = exchange.role.balancer.spool_room
@@ -161,13 +166,16 @@ class Spool:
 
     async def _send(self, backend: Backend) -> None:
         try:
-            await asyncio.to_thread(self._file.seek, 0)
-            while not self._closed and self._exchange.backend is backend:
-                data = await asyncio.to_thread(self._file.read, PIECE)
+            number = self._file.fileno()
+            taken, size = 0, self._exchange.body_size
+            while taken < size and not self._closed and self._exchange.backend is backend:
+                data = await asyncio.to_thread(os.pread, number, PIECE, taken)
                 if not data:
-                    self.sent = True
-                    break
+                    raise OSError(0, f"it has {taken} bytes instead of {size}")
+                taken += len(data)
                 if self._exchange.backend is backend:
+                    # Before it is written: a node may answer at once.
+                    self.sent = taken == size
                     backend.write(data)
                 await self._wake.wait()
         except OSError as error:
