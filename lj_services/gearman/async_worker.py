@@ -39,7 +39,7 @@ from lj_services.gearman.worker_jobs import (
     returned,
 )
 from lj_services.gearman.worker_link import Assignment, Link, State
-from lj_services.gearman.worker_session import FIRST_PAUSE_S, ServerState, WorkerSession
+from lj_services.gearman.worker_session import FIRST_PAUSE_S, Offering, ServerState, WorkerSession
 
 __all__ = ["AsyncJob", "AsyncWorker", "JobFailed", "JobTimedOut"]
 
@@ -93,8 +93,8 @@ class AsyncJob(Call):
 AsyncWorkerFunction = Callable[[AsyncJob], Awaitable[Result]]
 
 
-class AsyncWorker:
-    """One worker of one event loop."""
+class AsyncWorker(Offering[AsyncWorkerFunction, AsyncConnection]):
+    """One worker of one event loop.  A function that takes longer than it may is cancelled."""
 
     def __init__(
         self,
@@ -121,9 +121,10 @@ class AsyncWorker:
             ValueError: no servers, one is there twice or is no address, a bad id, or
                 `at_once` is less than 1.
         """
-        self._session = WorkerSession[AsyncWorkerFunction, AsyncConnection](
+        session = WorkerSession[AsyncWorkerFunction, AsyncConnection](
             servers, client_id=client_id, max_pause_s=max_pause_s, at_once=at_once
         )
+        super().__init__(session)
         self._connect_timeout_s = connect_timeout_s
         self._answer_timeout_s = answer_timeout_s
         self._stopping = False
@@ -133,35 +134,6 @@ class AsyncWorker:
         self._started = 0
         self._limit: int | None = None
         self._last = 0.0
-        self.jobs_done = 0
-        """Jobs that ended, well or badly."""
-
-    def register(
-        self, name: str, function: AsyncWorkerFunction, *, timeout_s: float | None = None
-    ) -> None:
-        """Offer a function; before `run`.
-
-        Args:
-            name: what clients call it.
-            function: called with an `AsyncJob`; returns bytes, str or None.
-            timeout_s: how long it may take, in seconds, after which it is cancelled; None:
-                as long as it takes.
-
-        Raises:
-            ValueError: `timeout_s` is not more than 0.
-        """
-        self._session.register(name, function, timeout_s)
-
-    def function(
-        self, name: str, *, timeout_s: float | None = None
-    ) -> Callable[[AsyncWorkerFunction], AsyncWorkerFunction]:
-        """`register` as a decorator."""
-
-        def decorate(function: AsyncWorkerFunction) -> AsyncWorkerFunction:
-            self.register(name, function, timeout_s=timeout_s)
-            return function
-
-        return decorate
 
     @property
     def at_once(self) -> int:

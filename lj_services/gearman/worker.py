@@ -25,7 +25,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from lj_services.gearman.client_errors import GearmanError
 from lj_services.gearman.connection import Connection
@@ -39,7 +39,7 @@ from lj_services.gearman.worker_jobs import (
     carry_out,
 )
 from lj_services.gearman.worker_link import Assignment, State
-from lj_services.gearman.worker_session import FIRST_PAUSE_S, ServerState, WorkerSession
+from lj_services.gearman.worker_session import FIRST_PAUSE_S, Offering, ServerState, WorkerSession
 
 __all__ = ["Job", "JobFailed", "JobTimedOut", "Worker"]
 
@@ -50,8 +50,12 @@ _PARENT_CHECK_S = 1.0
 Server = ServerState[Connection]
 
 
-class Worker:
-    """One worker; used by one thread, but `stop` may be called from anywhere."""
+class Worker(Offering[WorkerFunction, Connection]):
+    """One worker; used by one thread, but `stop` may be called from anywhere.
+
+    In the main thread a function that takes longer than it may is interrupted by
+    `JobTimedOut`; elsewhere only the server gives up on it.
+    """
 
     def __init__(
         self,
@@ -75,45 +79,16 @@ class Worker:
         Raises:
             ValueError: no servers, one is there twice or is no address, or a bad id.
         """
-        self._session = WorkerSession[WorkerFunction, Connection](
+        session = WorkerSession[WorkerFunction, Connection](
             servers, client_id=client_id, max_pause_s=max_pause_s
         )
+        super().__init__(session)
         self._connect_timeout_s = connect_timeout_s
         self._answer_timeout_s = answer_timeout_s
         self._stopping = threading.Event()
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
-        self.jobs_done = 0
-        """Jobs that ended, well or badly."""
-
-    def register(
-        self, name: str, function: WorkerFunction, *, timeout_s: float | None = None
-    ) -> None:
-        """Offer a function; before `run`.
-
-        Args:
-            name: what clients call it.
-            function: called with a `Job`; returns bytes, str or None.
-            timeout_s: how long it may take, in seconds; None: as long as it takes.  In the
-                main thread it is then interrupted by `JobTimedOut`; elsewhere only the
-                server gives up on it.
-
-        Raises:
-            ValueError: `timeout_s` is not more than 0.
-        """
-        self._session.register(name, function, timeout_s)
-
-    def function(
-        self, name: str, *, timeout_s: float | None = None
-    ) -> Callable[[WorkerFunction], WorkerFunction]:
-        """`register` as a decorator."""
-
-        def decorate(function: WorkerFunction) -> WorkerFunction:
-            self.register(name, function, timeout_s=timeout_s)
-            return function
-
-        return decorate
 
     def stop(self) -> None:
         """Let `run` return after the current job; may be called by signal handlers and threads."""

@@ -146,3 +146,35 @@ class WorkerSession(Generic[F, C]):
                 self._turn = (self._turn + step + 1) % count
                 return server
         return None
+
+
+class Offering(Generic[F, C]):
+    """What both workers are from outside: something that functions are registered with."""
+
+    def __init__(self, session: WorkerSession[F, C]) -> None:
+        self._session = session
+        self.jobs_done = 0
+        """Jobs that ended, well or badly."""
+
+    def register(self, name: str, function: F, *, timeout_s: float | None = None) -> None:
+        """Offer a function; before `run`.
+
+        Args:
+            name: what clients call it.
+            function: called with the job; returns bytes, str or None.
+            timeout_s: how long it may take, in seconds, after which it is ended as the
+                worker's class says; None: as long as it takes.
+
+        Raises:
+            ValueError: `timeout_s` is not more than 0.
+        """
+        self._session.register(name, function, timeout_s)
+
+    def function(self, name: str, *, timeout_s: float | None = None) -> Callable[[F], F]:
+        """`register` as a decorator."""
+
+        def decorate(function: F) -> F:
+            self.register(name, function, timeout_s=timeout_s)
+            return function
+
+        return decorate

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from lj_services.gearman.client import Client
-from lj_services.gearman.worker import Worker
+from lj_services.gearman.worker import Job, Worker
 from tests.support.process import Running, accepts, free_port, spawn
 from tests.support.servers import serve_command
 
 C_SERVER = "/usr/sbin/gearmand"
 PERL_SERVER = "/usr/bin/gearmand"
 OUR_SERVER = "lj gearman serve"
+
+EVERY = pytest.mark.parametrize(
+    "program", [C_SERVER, PERL_SERVER, OUR_SERVER], ids=["C", "Perl", "ours"]
+)
+FULL = pytest.mark.parametrize("program", [C_SERVER, OUR_SERVER], ids=["C", "ours"])
+"""Those that know all of today's packets."""
 
 
 class JobServer:
@@ -106,3 +112,14 @@ def asking(*servers: JobServer) -> Iterator[Client]:
     """A client of `servers`."""
     with Client([server.address for server in servers], dead_retry_s=0.2) as client:
         yield client
+
+
+def reverse(job: Job) -> bytes:
+    return job.payload[::-1]
+
+
+def worker_of(*servers: JobServer, **functions: Callable[[Job], bytes | str | None]) -> Worker:
+    worker = Worker([server.address for server in servers], max_pause_s=0.2)
+    for name, function in (functions or {"reverse": reverse}).items():
+        worker.register(name, function)
+    return worker

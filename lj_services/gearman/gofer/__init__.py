@@ -16,7 +16,8 @@ pieces.  This package is a DB-API 2.0 module (PEP 249)::
 
 Where things are, along the way of a call::
 
-    dbapi.py       Connection, Cursor: calls as jobs; errors.py, kinds.py what they speak of
+    dbapi.py       Connection: calls as jobs; errors.py, kinds.py what they speak of
+    cursor.py      Cursor: what came of a statement
     messages.py    request and answer as they travel
     service.py     the gofer (lj gearman gofer): workers of each role's functions
     leases.py      transactions that are held between calls, for as long as their lease
@@ -33,7 +34,8 @@ import datetime as dt
 import time
 from typing import Final
 
-from lj_services.gearman.gofer.dbapi import Connection, Cursor, connect
+from lj_services.gearman.gofer.cursor import Cursor
+from lj_services.gearman.gofer.dbapi import Connection, connect
 from lj_services.gearman.gofer.errors import (
     CallUnknown,
     DatabaseError,

@@ -21,6 +21,7 @@ from lj_services.gearman.client_errors import (
     TaskException,
 )
 from lj_services.gearman.gofer import errors
+from lj_services.gearman.gofer.cursor import Cursor, Values
 from lj_services.gearman.gofer.errors import (
     CallUnknown,
     InterfaceError,
@@ -33,7 +34,6 @@ from lj_services.gearman.gofer.messages import Do, FrameReader, Request, Result,
 from lj_services.gearman.placement import Address
 from lj_services.gearman.tasks import Task
 
-Values = Sequence[Any]
 _READS: Final = re.compile(r"[\s(]*(?:select|show|explain)\b", re.IGNORECASE)
 _LOCKS: Final = re.compile(r"\bfor\s+(?:update|share)\b|\block\s+in\b", re.IGNORECASE)
 _MOST_S: Final = 3600.0
@@ -122,7 +122,7 @@ class Connection:
 
     def cursor(self) -> Cursor:
         """A new cursor; cursors of a connection share its transaction."""
-        self._check()
+        self.check_open()
         return Cursor(self)
 
     def commit(self) -> None:
@@ -131,7 +131,7 @@ class Connection:
         Raises:
             TransactionLost: it is rolled back, or `CallUnknown`.
         """
-        self._check()
+        self.check_open()
         if self._lost is not None:
             raise self._lost
         if self._lease is not None:
@@ -139,7 +139,7 @@ class Connection:
 
     def rollback(self) -> None:
         """Roll the held transaction back; without one there is nothing to do."""
-        self._check()
+        self.check_open()
         self._lost = None
         if self._lease is not None:
             self._end("rollback")
@@ -150,7 +150,7 @@ class Connection:
         Raises:
             InterfaceError: it was closed before.
         """
-        self._check()
+        self.check_open()
         try:
             if self._lease is not None:
                 self._end("rollback")
@@ -171,7 +171,7 @@ class Connection:
         Raises:
             Error: none of them was done, unless it is `CallUnknown`.
         """
-        self._check()
+        self.check_open()
         if self._lease_s is not None:
             raise InterfaceError("this connection holds its transactions: use commit()")
         rows = [(sql, [list(values)]) for sql, values in statements]
@@ -186,7 +186,7 @@ class Connection:
         Raises:
             OperationalError: also when the gofer was lost after rows had been given.
         """
-        self._check()
+        self.check_open()
         reader = FrameReader()
         given = 0
         task = self._task("read", [(sql, [list(values)])], reader)
@@ -216,7 +216,7 @@ class Connection:
 
     def statement(self, sql: str, rows: list[list[Any]]) -> list[Result]:
         """Run a statement in the way that this connection has.  For `Cursor`."""
-        self._check()
+        self.check_open()
         statements = [(sql, rows)]
         if self._lease_s is not None:
             if self._lost is not None:
@@ -303,110 +303,11 @@ class Connection:
         if reader.error is not None:
             raise reader.error
 
-    def _check(self) -> None:
+    def check_open(self) -> None:
+        """Refuse what is asked of a connection that was closed.
+
+        Raises:
+            InterfaceError: it was.
+        """
         if self._closed:
             raise InterfaceError("the connection is closed")
-
-
-class Cursor:
-    """Runs statements and holds the rows of the last one.  Made by `Connection.cursor`."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.arraysize = 1
-        """How many rows `fetchmany` gives unless it is told."""
-        self.lastrowid: int | None = None
-        """The number that the database gave the last row that was inserted."""
-        self._result: Result | None = None
-        self._next = 0
-        self._closed = False
-
-    @property
-    def description(self) -> list[tuple[Any, ...]] | None:
-        """Seven items for each column, of which name and kind are known; None: no rows."""
-        if self._result is None or self._result.columns is None:
-            return None
-        return [(name, kind, None, None, None, None, None) for name, kind in self._result.columns]
-
-    @property
-    def rowcount(self) -> int:
-        """Rows that were changed or found; -1: not known."""
-        return -1 if self._result is None else self._result.rowcount
-
-    @property
-    def rownumber(self) -> int | None:
-        """The index of the next row; None: there are no rows to give."""
-        return None if self.description is None else self._next
-
-    def execute(self, operation: str, parameters: Values = ()) -> Self:
-        """Run a statement.
-
-        Args:
-            operation: SQL with a question mark for each parameter.
-            parameters: what goes there.
-
-        Raises:
-            Error: as its name says.
-        """
-        return self._run(operation, [list(parameters)])
-
-    def executemany(self, operation: str, seq_of_parameters: Sequence[Values]) -> Self:
-        """Run a statement once for each row of parameters, in one transaction.
-
-        Raises:
-            Error: none of them was done, unless it is `CallUnknown`.
-        """
-        return self._run(operation, [list(row) for row in seq_of_parameters])
-
-    def _run(self, sql: str, rows: list[list[Any]]) -> Self:
-        self._check()
-        self._result = None
-        self._next = 0
-        if not rows:
-            self._result = Result(rowcount=0)
-            return self
-        (self._result,) = self.connection.statement(sql, rows)
-        self.lastrowid = self._result.lastrowid
-        return self
-
-    def fetchone(self) -> Row | None:
-        """The next row; None: there are no more."""
-        rows = self.fetchmany(1)
-        return rows[0] if rows else None
-
-    def fetchmany(self, size: int | None = None) -> list[Row]:
-        """The next `size` rows (`arraysize` if not told), or as many as are left."""
-        rows = self._rows()
-        start = self._next
-        self._next = min(len(rows), start + (self.arraysize if size is None else size))
-        return rows[start : self._next]
-
-    def fetchall(self) -> list[Row]:
-        """All rows that are left."""
-        return self.fetchmany(len(self._rows()))
-
-    def __iter__(self) -> Iterator[Row]:
-        while (row := self.fetchone()) is not None:
-            yield row
-
-    def setinputsizes(self, sizes: Sequence[Any]) -> None:
-        """Nothing to prepare."""
-
-    def setoutputsize(self, size: int, column: int | None = None) -> None:
-        """Nothing to prepare."""
-
-    def close(self) -> None:
-        """Let go of the rows; the cursor can't be used any more."""
-        self._closed = True
-        self._result = None
-
-    def _rows(self) -> list[Row]:
-        self._check()
-        if self._result is None or self._result.columns is None:
-            raise ProgrammingError("there are no rows to fetch: run a query first")
-        return self._result.rows
-
-    def _check(self) -> None:
-        self.connection._check()
-        if self._closed:
-            raise InterfaceError("the cursor is closed")
