@@ -7,6 +7,7 @@ up in a thread, as the disk may be slow.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable
 from email.utils import formatdate
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from lj_services.perlbal.answering import Waiting
-from lj_services.perlbal.errors import CommandError
 from lj_services.perlbal.http.answers import SERVER, connection_field, date_field
 from lj_services.perlbal.service import BaseRole, Service
 from lj_services.perlbal.web import concat, documents, listing, storing
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lj_services.perlbal.frontend import ClientConnection
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class WebServerRole(BaseRole):
@@ -44,10 +45,10 @@ class WebServerRole(BaseRole):
         self.folder = Path("/nonexistent")
 
     def check(self) -> None:
-        """Refuse to be enabled without a folder."""
+        """Say that there are no files without a folder: plug-ins may answer all the same."""
         if self.parameters.docroot is None:
             name = self.service.name
-            raise CommandError(f"service {name} has no docroot; SET {name}.docroot = ...")
+            log.warning("no files are served: SET %s.docroot = ...", name)
 
     def changed(self, key: str) -> None:
         """Forget what was in another folder."""
@@ -66,6 +67,9 @@ class WebServerRole(BaseRole):
         client.kind = "Perlbal::ClientHTTP"
         hooks = self.service.hooks
         if "start_web_request" in hooks and hooks.run("start_web_request", client):
+            return
+        if self.parameters.docroot is None:
+            client.error(404)
             return
         request = client.request
         method = request.method
