@@ -2,58 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 import pytest
 
-from lj_services.gearman.dispatch import Dispatcher
-from lj_services.gearman.jobs import Peer
-from lj_services.gearman.protocol import Line, Magic, Packet, PacketParser
 from lj_services.gearman.protocol import PacketType as T
-from lj_services.gearman.queues import Queues
 from lj_services.gearman.rules import Rules
+from tests.support.dispatcher import Box, got
 
 pytestmark = pytest.mark.unit
-
-
-class Box:
-    """A server without sockets, at a time that the test sets."""
-
-    def __init__(self, rules: Rules | None = None) -> None:
-        self.queues = Queues("H:box", rules, now=100.0, wall=1000.0)
-        self.dispatcher = Dispatcher(self.queues)
-
-    def peer(self) -> Peer:
-        return Peer()
-
-    def send(self, peer: Peer, kind: T, *args: bytes) -> list[tuple[T, tuple[bytes, ...]]]:
-        """Carry out a packet; what `peer` is sent because of it, and what waited for it."""
-        self.dispatcher.packet(peer, Packet(Magic.REQUEST, kind, args))
-        return got(peer)
-
-    def worker(self, *names: bytes) -> Peer:
-        worker = self.peer()
-        for name in names:
-            assert self.send(worker, T.CAN_DO, name) == []
-        return worker
-
-    def submit(self, peer: Peer, kind: T, *args: bytes) -> bytes:
-        [(created, (handle,))] = self.send(peer, kind, *args)
-        assert created is T.JOB_CREATED
-        return handle
-
-    def at(self, seconds: float) -> None:
-        self.queues.advance(100.0 + seconds, 1000.0 + seconds)
-
-
-def got(peer: Peer) -> list[tuple[T, tuple[bytes, ...]]]:
-    parser = PacketParser(Magic.RESPONSE)
-    parser.feed(peer.take())
-    found = []
-    while (packet := parser.next()) is not None:
-        assert not isinstance(packet, Line)
-        found.append((packet.type, packet.args))
-    return found
 
 
 @pytest.fixture
@@ -269,69 +224,6 @@ def test_only_the_worker_that_has_a_job_may_report_on_it(box: Box) -> None:
     assert got(client) == []
 
 
-def test_as_many_are_woken_as_there_are_jobs(box: Box) -> None:
-    client, workers = box.peer(), [box.worker(b"up") for _ in range(3)]
-    for worker in workers:
-        assert box.send(worker, T.PRE_SLEEP) == []
-    box.submit(client, T.SUBMIT_JOB, b"up", b"", b"")
-    assert [len(got(worker)) for worker in workers] == [1, 0, 0]
-    box.submit(client, T.SUBMIT_JOB, b"up", b"", b"")
-    assert [len(got(worker)) for worker in workers] == [0, 1, 0]
-    assert box.send(workers[0], T.GRAB_JOB)[0][0] is T.JOB_ASSIGN
-    assert box.send(workers[1], T.GRAB_JOB)[0][0] is T.JOB_ASSIGN
-    assert got(workers[2]) == []
-
-
-def test_who_goes_to_sleep_while_a_job_waits_is_woken_at_once(box: Box) -> None:
-    client, worker = box.peer(), box.worker(b"up")
-    box.submit(client, T.SUBMIT_JOB, b"up", b"", b"")
-    assert box.send(worker, T.PRE_SLEEP) == [(T.NOOP, ())]
-
-
-def test_another_is_woken_for_one_that_does_not_come(box: Box) -> None:
-    client, slow, dead, second = box.peer(), *(box.worker(b"up") for _ in range(3))
-    for worker in (slow, dead, second):
-        box.send(worker, T.PRE_SLEEP)
-    box.submit(client, T.SUBMIT_JOB, b"up", b"", b"")
-    assert len(got(slow)) == 1
-    box.at(1.5)
-    assert len(got(dead)) == 1
-    assert got(second) == []
-    box.queues.leave(dead)
-    assert len(got(second)) == 1
-
-
-def test_another_is_woken_when_the_first_takes_something_else(box: Box) -> None:
-    client, both, second = box.peer(), box.worker(b"a", b"b"), box.worker(b"a")
-    for worker in (both, second):
-        box.send(worker, T.PRE_SLEEP)
-    box.submit(client, T.SUBMIT_JOB, b"a", b"", b"")
-    assert len(got(both)) == 1
-    box.submit(client, T.SUBMIT_JOB_HIGH, b"b", b"", b"")
-    assert box.send(both, T.GRAB_JOB)[0][1][1] == b"b"
-    assert got(second) == [(T.NOOP, ())]
-
-
-def test_a_job_for_later_wakes_a_worker_when_its_time_has_come(box: Box) -> None:
-    client, worker = box.peer(), box.worker(b"up")
-    box.submit(client, T.SUBMIT_JOB_EPOCH, b"up", b"", b"1010", b"x")
-    box.queues.leave(client)
-    assert box.send(worker, T.GRAB_JOB) == [(T.NO_JOB, ())]
-    assert box.send(worker, T.PRE_SLEEP) == []
-    box.at(9.9)
-    assert got(worker) == []
-    box.at(10)
-    assert got(worker) == [(T.NOOP, ())]
-    assert box.send(worker, T.GRAB_JOB)[0][1][2] == b"x"
-
-
-def test_a_job_for_later_is_done_now_if_somebody_wants_it_now(box: Box) -> None:
-    client, worker = box.peer(), box.worker(b"up")
-    handle = box.submit(client, T.SUBMIT_JOB_EPOCH, b"up", b"k", b"9999", b"x")
-    assert box.submit(client, T.SUBMIT_JOB, b"up", b"k", b"y") == handle
-    assert box.send(worker, T.GRAB_JOB)[0][1] == (handle, b"up", b"x")
-
-
 def test_reducers(box: Box) -> None:
     client, worker = box.peer(), box.worker(b"map")
     handle = box.submit(client, T.SUBMIT_REDUCE_JOB, b"map", b"k", b"sum", b"", b"x")
@@ -405,19 +297,3 @@ def test_a_closing_server_neither_takes_nor_gives(box: Box) -> None:
     box.dispatcher.closing = True
     assert box.send(client, T.SUBMIT_JOB, b"up", b"", b"")[0][1][0] == b"SHUTTING_DOWN"
     assert box.send(worker, T.GRAB_JOB) == [(T.NO_JOB, ())]
-
-
-def test_a_job_for_a_minute_of_the_hour_wakes_a_worker_then(box: Box) -> None:
-    worker = box.worker(b"up")
-    box.send(worker, T.PRE_SLEEP)
-    minute = b"%d" % datetime.fromtimestamp(1000.0 + 120).minute
-    handle = box.submit(box.peer(), T.SUBMIT_JOB_SCHED, b"up", b"", minute, *[b"*"] * 4, b"x")
-    first = 1000.0 + 120 - (1000.0 + 120) % 60
-    box.at(first - 1000.0 - 0.1)
-    assert got(worker) == []
-    box.at(first - 1000.0)
-    assert got(worker) == [(T.NOOP, ())]
-    assert box.send(worker, T.GRAB_JOB) == [(T.JOB_ASSIGN, (handle, b"up", b"x"))]
-    box.send(worker, T.WORK_COMPLETE, handle, b"")
-    box.at(first - 1000.0 + 3600)
-    assert not box.queues.jobs
