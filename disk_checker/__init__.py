@@ -10,9 +10,10 @@ One write on its way through the files:
 - ``workloads`` chooses a block, ``writer`` announces it over ``uplink`` (in the messages
   of ``protocol``), ``listener`` appends the intent to the run's journal in ``ledger``,
   fsyncs, grants it;
-- ``stamp`` builds the block: every sector says run, place, sequence number and time and
-  carries a checksum; a ``lane`` hands it to a ``worker``, a process that only writes and
-  syncs by ``target`` (a database's commits share their syncs by ``groupsync``);
+- ``stamp`` builds the block in ``slots``: every sector says run, place, sequence number and
+  time and carries a checksum; a ``chain`` has the kernel write and sync it by its ``ring``, or
+  a ``lane`` hands it to a ``worker``, a process that only writes and syncs by ``target`` (a
+  database's commits share their syncs by ``groupsync``);
 - what is synced ``writer`` acknowledges over ``uplink``;
 - after the cut, ``verify`` reads all blocks beside the journal's folded states,
   ``classify`` judges each, ``result`` counts and gives the verdict, ``statistics`` says

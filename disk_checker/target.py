@@ -93,31 +93,39 @@ class Syncer:
 
 
 class FileHandle:
-    """A regular file or a block device."""
+    """A regular file or a block device.
+
+    ``file`` is what is written and synced; ``reader`` reads whole pages into ``buffer``.
+    """
 
     def __init__(self, path: Path, plan: Plan) -> None:
         self._size = plan.block_size
         self._sync = Syncer(plan.sync)
         direct = os.O_DIRECT if plan.direct else 0
-        self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC | direct | self._sync.flags)
-        self._reader, self._reads_direct = open_reader(path)
-        self._buffer = mmap.mmap(-1, (-(-self._size // _PAGE) + 1) * _PAGE)
+        self.file = os.open(path, os.O_RDWR | os.O_CLOEXEC | direct | self._sync.flags)
+        self.reader, self.reads_direct = open_reader(path)
+        self.buffer = mmap.mmap(-1, (-(-self._size // _PAGE) + 1) * _PAGE)
 
     def write(self, block: int, buffer: memoryview) -> None:
-        if os.pwrite(self._file, buffer, block * self._size) != self._size:
+        if os.pwrite(self.file, buffer, block * self._size) != self._size:
             raise OSError(errno.ENOSPC, "the write was cut short")
 
     def sync(self) -> None:
-        self._sync(self._file)
+        self._sync(self.file)
+
+    def place(self, block: int) -> tuple[int, int]:
+        """Where a block begins in ``buffer``, when that is read from which offset of the file."""
+        skip = block * self._size % _PAGE
+        return skip, block * self._size - skip
 
     def read(self, block: int) -> bytes:
-        skip = block * self._size % _PAGE  # O_DIRECT reads whole pages
-        got = read_at(self._reader, self._reads_direct, self._buffer, block * self._size - skip)
-        return self._buffer[skip : min(skip + self._size, got)]
+        skip, offset = self.place(block)
+        got = read_at(self.reader, self.reads_direct, self.buffer, offset)
+        return self.buffer[skip : min(skip + self._size, got)]
 
     def close(self) -> None:
-        os.close(self._file)
-        os.close(self._reader)
+        os.close(self.file)
+        os.close(self.reader)
 
 
 class FolderHandle:

@@ -17,39 +17,24 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import os
-import random
 import signal
 import threading
 import time
 import traceback
 from array import array
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from disk_checker.classify import Finding, judge_block
+from disk_checker.answers import ACKED, FAILED, TAKEN, TOLD, failure
 from disk_checker.groupsync import GroupSync
-from disk_checker.lane import (
-    ACKED,
-    FAILED,
-    GROUP,
-    LAST,
-    TAKEN,
-    TOLD,
-    Lane,
-    count_of,
-    encode_note,
-    head_of,
-)
+from disk_checker.lane import GROUP, LAST, Lane, count_of, encode_note, head_of
 from disk_checker.plan import Plan
+from disk_checker.readback import Promise, ReadBack
 from disk_checker.stamp import Stamper
 from disk_checker.target import Handle
 
 _FLUSH_NS = 1_000_000
-_RECENT = 4096
-_MAX_TOLD = 100
 _DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 
 
@@ -79,16 +64,14 @@ class Worker:
     ) -> None:
         self.plan = plan
         self._number = number
-        self._stamper = stamper
+        self._back = ReadBack(stamper, read_back)
         self._lane = lane
         self._open = open_handle
         self._stop = stop
         self._origin_ns = origin_ns
         self._group = group
-        self.read_back = read_back
         self._go_on = go_on
         self._out = array("Q")
-        self._told = 0
 
     def run(self) -> None:
         """Work; closes the worker's ends of the lane."""
@@ -132,7 +115,7 @@ class Worker:
         slots, stop, clock = self._lane.slots.blocks, self._stop, time.monotonic_ns
         write, sync, answers = handle.write, handle.sync, self._out
         origin, acked = self._origin_ns, head_of(ACKED, 0)
-        reader = BackReader(self, handle, self._stamper) if self.read_back else None
+        back = self._back
         index, slot_count, flushed = 0, len(slots), clock()
         batch: list[int] = []
         failed: tuple[str, OSError] | None = None
@@ -171,8 +154,9 @@ class Worker:
             else:
                 time_us = (now - origin) // 1000
                 answers.extend((acked | count, seq, time_us))
-                if reader is not None:
-                    reader.add(seq, [*batch, *blocks], time_us)
+                back.add(seq, [*batch, *blocks], time_us)
+                if (promise := back.due()) is not None:
+                    self._read_back(handle, promise)
             if batch:
                 batch = []
             if now - flushed > _FLUSH_NS:
@@ -193,63 +177,21 @@ class Worker:
         error: OSError,
         handle: Handle | None,
     ) -> None:
-        name = errno.errorcode.get(error.errno or 0, "?")
-        note: dict[str, Any] = {
-            "note": "failed",
-            "operation": operation,
-            "first": first,
-            "block": block,
-            "error": name,
-            "text": f"{operation} of write {first}, block {block}: {name} ({error.strerror})",
-        }
-        if handle is not None and operation not in ("write", "open", "none"):
-            try:
-                handle.sync()
-                note["second_sync"] = "ok"
-            except OSError as second:
-                note["second_sync"] = errno.errorcode.get(second.errno or 0, "?")
-        self._flush()
-        kind = TOLD if operation == "open" else FAILED
-        _write_all(self._lane.worker_answers, encode_note(kind, count, first, note))
+        note = failure(operation, first, block, error, handle)
+        self._tell(TOLD if operation == "open" else FAILED, count, first, note)
 
-    def tell(self, finding: Finding) -> None:
-        """Report a fault found by reading back; the first hundred."""
-        self._told += 1
-        if self._told <= _MAX_TOLD:
-            self._flush()
-            note = {"note": "read-back", **finding.as_json()}
-            _write_all(self._lane.worker_answers, encode_note(TOLD, 0, 0, note))
-
-
-class BackReader:
-    """Reads acknowledged blocks back while the run goes on: no cut is needed to find a
-    write that was dropped, misplaced or damaged on its way."""
-
-    def __init__(self, worker: Worker, handle: Handle, stamper: Stamper) -> None:
-        self._worker = worker
-        self._handle = handle
-        self._recent: deque[tuple[int, int, int]] = deque(maxlen=_RECENT)
-        self._every = self._left = worker.read_back
-        self._stamper = stamper
-        self._rng = random.Random(stamper.run)  # noqa: S311 - repeatable choices
-
-    def add(self, seq: int, blocks: list[int], acked_us: int) -> None:
-        """These writes are acknowledged; read one of the last back, if it is time."""
-        for at, block in enumerate(blocks, seq):
-            self._recent.append((block, at, acked_us))
-        self._left -= len(blocks)
-        if self._left > 0:
-            return
-        self._left = self._every
-        block, at, acked_us = self._rng.choice(self._recent)
+    def _read_back(self, handle: Handle, promise: Promise) -> None:
         try:
-            data = self._handle.read(block)
+            data: bytes | OSError = handle.read(promise.block)
         except OSError as error:
-            self._worker.tell(Finding.unreadable(block, at, acked_us, str(error)))
-            return
-        finding = judge_block(self._stamper, block, data, at, acked_us, newest=None)
-        if finding is not None and finding.fault:
-            self._worker.tell(finding)
+            data = error
+        note = self._back.judge(promise, data)
+        if note is not None:
+            self._tell(TOLD, 0, 0, note)
+
+    def _tell(self, kind: int, count: int, first: int, note: dict[str, Any]) -> None:
+        self._flush()
+        _write_all(self._lane.worker_answers, encode_note(kind, count, first, note))
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

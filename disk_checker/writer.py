@@ -1,12 +1,13 @@
 """`disk-checker create`: announces writes, has workers do them, passes acknowledgements on.
 
-One process per writing thread of the plan does nothing but write and sync (``worker``);
-this one, without any thread, does everything else: it chooses blocks, announces them, builds
-those that were granted (``lane``), and hands what was acknowledged to the listener's line.
-So neither the network nor Python's work on the next block is waited for between two syncs.
+Writing and syncing is done for each thread of the plan by the kernel (``chain``) or, where it
+can't, by a process that does nothing else (``worker``); this one, without any thread, does
+everything else: it chooses blocks, announces them, builds those that were granted, and hands
+what was acknowledged to the listener's line.  So neither the network nor Python's work on the
+next block is waited for between two syncs.
 
 - A write is issued only after its intent is on the listener's disk.
-- When the listener is gone, nothing more is written.
+- When the listener is gone, nothing more is handed over to be written.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from dataclasses import dataclass, field
 from mmap import mmap
 from typing import Any, Protocol
 
+from disk_checker.answers import ACKED, TOLD, Answer, failure
+from disk_checker.chain import Chain, make_rings
 from disk_checker.groupsync import GroupSync
-from disk_checker.lane import ACKED, Answer, Lane
+from disk_checker.lane import Lane
 from disk_checker.plan import Plan
+from disk_checker.ring import Ring
 from disk_checker.stamp import Stamper
-from disk_checker.target import Handle
+from disk_checker.target import FileHandle, Handle
 from disk_checker.worker import Forked, Task, Worker
 from disk_checker.workloads import Batch, batches
 
@@ -58,11 +62,19 @@ class Progress:
 
 @dataclass
 class _Part:
-    """One worker and what it is given."""
+    """One thread of the plan, what does it, and what it is given."""
 
-    lane: Lane
-    task: Task
+    lane: Lane | Chain
+    task: Task | None
+    """the worker; None: the kernel"""
     work: Iterator[Batch]
+
+    def join(self) -> str:
+        return "" if self.task is None else self.task.join()
+
+    def kill(self) -> None:
+        if self.task is not None:
+            self.task.kill()
 
 
 class Writer:
@@ -72,7 +84,7 @@ class Writer:
     :param open_handle: opens the target for one worker, by its number.
     :param read_back: read an old block back after every so many writes; 0: never.
     :param go_on: after an I/O error, go on with other blocks.
-    :param launch: starts a worker.
+    :param launch: starts a worker; None: there are none where the kernel can do without.
     """
 
     def __init__(
@@ -84,7 +96,7 @@ class Writer:
         read_back: int = 100,
         go_on: bool = False,
         seed: int | None = None,
-        launch: Callable[[Worker, Lane], Task] = Forked,
+        launch: Callable[[Worker, Lane], Task] | None = None,
     ) -> None:
         self.plan = plan
         self.line = line
@@ -116,20 +128,43 @@ class Writer:
         """
         group = GroupSync() if self.plan.workload == "innodb" else None
         try:
+            rings = make_rings(self.plan) if self._launch is None else []
             for number in range(self.plan.threads):
-                self._start(number, group)
+                work = batches(self.plan, number, self._seed)
+                if rings:
+                    self._chain(number, work, rings.pop())
+                else:
+                    self._start(number, work, group)
             self._loop(tick)
         except BaseException:
             self.stop()
             for part in self._parts:
-                part.task.kill()
+                part.kill()
             raise
         finally:
             for part in self._parts:
                 part.lane.close()
-                self._ended(part.task.join())
+                self._ended(part.join())
 
-    def _start(self, number: int, group: GroupSync | None) -> None:
+    def _chain(self, number: int, work: Iterator[Batch], ring: Ring) -> None:
+        try:
+            handle = self._open(number)
+        except OSError as error:
+            ring.close()
+            self._told(Answer(TOLD, 0, 0, 0, failure("open", 0, 0, error, None)))
+            return
+        assert isinstance(handle, FileHandle)
+        chain = Chain(
+            ring,
+            self.plan,
+            self._stamper,
+            handle,
+            read_back=self._read_back,
+            go_on=self._go_on,
+        )
+        self._parts.append(_Part(chain, None, work))
+
+    def _start(self, number: int, work: Iterator[Batch], group: GroupSync | None) -> None:
         lane = Lane(self._stamper, self.plan.threads)
         worker = Worker(
             number,
@@ -143,8 +178,8 @@ class Writer:
             read_back=self._read_back,
             go_on=self._go_on,
         )
-        work = batches(self.plan, number, self._seed)
-        self._parts.append(_Part(lane, self._launch(worker, lane), work))
+        launch = self._launch or Forked
+        self._parts.append(_Part(lane, launch(worker, lane), work))
 
     def _loop(self, tick: Callable[[], None]) -> None:
         line, poller = self.line, select.poll()
@@ -164,13 +199,13 @@ class Writer:
                 for part in parts.values():
                     part.lane.hang_up()
             for descriptor, _ in poller.poll(_WAIT_MS):
-                answering = parts.get(descriptor)
-                if answering is not None:
+                if (answering := parts.get(descriptor)) is not None:
                     self._collect(answering)
-                    if answering.lane.ended:
-                        poller.unregister(descriptor)
-                        del parts[descriptor]
-                        self._lost(answering)
+            for descriptor, part in list(parts.items()):
+                if part.lane.ended:
+                    poller.unregister(descriptor)
+                    del parts[descriptor]
+                    self._lost(part)
             tick()
             # Many workers' answers at once cost less than each by itself.
             rest = begun + _PACE_S - time.monotonic()
@@ -216,12 +251,12 @@ class Writer:
 
     def _lost(self, part: _Part) -> None:
         """A worker's lane ended: was it meant to?"""
-        if bad := part.task.join():
+        if bad := part.join():
             self._ended(bad)
             # What the others wait for may be what this one held.
             for other in self._parts:
                 if other is not part:
-                    other.task.kill()
+                    other.kill()
 
     def _ended(self, badly: str) -> None:
         if badly and not self.stopped:

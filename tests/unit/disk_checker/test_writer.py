@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from disk_checker.answers import ACKED
 from disk_checker.classify import judge_block
 from disk_checker.errors import ListenerGone
 from disk_checker.groupsync import GroupSync
-from disk_checker.lane import ACKED, Lane, encode_answer
+from disk_checker.lane import Lane, encode_answer
 from disk_checker.plan import Plan
 from disk_checker.protocol import FrameReader, Kind, decode_done, decode_intents
 from disk_checker.stamp import Stamper
