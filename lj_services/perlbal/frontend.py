@@ -121,10 +121,11 @@ class ClientConnection(HttpConnection):
 
     def _start(self, service: Service) -> None:
         service.requests += 1
-        if "start_http_request" in service.hooks.by_point and service.hooks.run(
-            "start_http_request", self
-        ):
-            return
+        hooks = service.hooks
+        if hooks.by_point:
+            self.request.own()
+            if "start_http_request" in hooks and hooks.run("start_http_request", self):
+                return
         if service.role is None:
             self.error(503)
         else:

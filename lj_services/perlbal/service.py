@@ -62,7 +62,7 @@ class Role(Protocol):
         """Take on ``client.request``: its head is complete, its body may follow."""
 
     def changed(self, key: str) -> None:
-        """A parameter has changed."""
+        """A parameter has changed, or (``header``) HEADER's rules have."""
 
     def tick(self, now: float) -> None:
         """Time has passed: called about once a second with the loop's time."""
@@ -170,6 +170,8 @@ class Service:
             return
         if key == "plugins":
             self._set_plugins(value)
+            if self.role is not None:
+                self.role.changed(key)
             return
         if key == "pool":
             self.balancer.use_pool(self, value)
@@ -265,6 +267,8 @@ class Service:
             raise CommandError("no value provided")
         else:
             self.insert.append((name.encode(), value.encode("latin-1", "replace")))
+        if self.role is not None:
+            self.role.changed("header")
 
     # -- ENABLE, DISABLE ----------------------------------------------------------
 

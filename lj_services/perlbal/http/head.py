@@ -4,6 +4,10 @@ Lines are kept as they came, since most of them are only passed on: `Fields.line
 `Fields.hop` the numbers of those that are not.  `Fields.fields` has the values by lower-case
 name.  `parse` makes heads of bytes.
 
+Heads whose fields are the same may share them (`Fields.share`): then they have `Fields.kept`
+ready, and whoever wants to change one has it take its own first (`Fields.own`), as `Fields.set`
+and `Fields.remove` do by themselves.
+
 Sources: RFC 9112 sections 2 to 6, RFC 9110 sections 5 and 7.6.1.
 """
 
@@ -41,14 +45,35 @@ FORWARDED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-host"
 
 
 class Fields:
-    """A head's fields, as lines and by name."""
+    """A head's fields, as lines and by name.
 
-    __slots__ = ("fields", "hop", "lines")
+    Attributes:
+        lines: as they came, without CRLF.
+        hop: which of `lines` (by number) must not be passed on.
+        fields: value by lower-case name; several lines of a name joined by commas.
+        kept: the lines that may be passed on, each with its CRLF, if other heads have the same;
+            None: the fields are this head's own.
+    """
+
+    __slots__ = ("fields", "hop", "kept", "lines")
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
         self.hop: list[int] = []
         self.fields: dict[bytes, bytes] = {}
+        self.kept: bytes | None = None
+
+    def share(self) -> None:
+        """Let others have the same fields from now on."""
+        self.kept = self.kept_block()
+
+    def own(self) -> None:
+        """Have fields that may be changed: nobody else has them."""
+        if self.kept is not None:
+            self.lines = self.lines.copy()
+            self.hop = self.hop.copy()
+            self.fields = self.fields.copy()
+            self.kept = None
 
     def kept_lines(self) -> list[bytes]:
         """A copy of the lines that may be passed on."""
@@ -56,6 +81,13 @@ class Fields:
         for number in reversed(self.hop):
             del lines[number]
         return lines
+
+    def kept_block(self) -> bytes:
+        """The lines that may be passed on, each with its CRLF."""
+        if self.kept is not None:
+            return self.kept
+        lines = self.kept_lines() if self.hop else self.lines
+        return b"%b\r\n" % b"\r\n".join(lines) if lines else b""
 
     def set(self, name: bytes, value: bytes) -> None:
         """Put a field in place of all that have this name."""
@@ -66,6 +98,7 @@ class Fields:
     def remove(self, name: bytes) -> None:
         """Take away every field of this name."""
         wanted = name.lower()
+        self.own()
         if self.fields.pop(wanted, None) is None:
             return
         numbers = [
@@ -83,9 +116,6 @@ class RequestHead(Fields):
         method: as sent; methods are case-sensitive.
         target: in origin form (``/path?query``), or ``*``.
         minor: the 1 or 0 of HTTP/1.x.
-        lines: the fields' lines as they came, without CRLF.
-        hop: which of `lines` (by number) must not be passed on.
-        fields: value by lower-case name; several lines of a name joined by commas.
         length: of the body in bytes: 0, a number, or CHUNKED.
         keep_alive: whether the client would go on with this connection.
         upgrade: the protocol that the client would like to change to, or b"".
@@ -109,10 +139,27 @@ class RequestHead(Fields):
         self.lines: list[bytes] = []
         self.hop: list[int] = []
         self.fields: dict[bytes, bytes] = {}
+        self.kept: bytes | None = None
         self.length = 0
         self.keep_alive = minor == 1
         self.upgrade = b""
         self.expects_continue = False
+
+    def again(self, method: bytes, target: bytes) -> RequestHead:
+        """Another request with the same fields, which both share."""
+        head = RequestHead.__new__(RequestHead)
+        head.method = method
+        head.target = target
+        head.minor = self.minor
+        head.lines = self.lines
+        head.hop = self.hop
+        head.fields = self.fields
+        head.kept = self.kept
+        head.length = self.length
+        head.keep_alive = self.keep_alive
+        head.upgrade = self.upgrade
+        head.expects_continue = self.expects_continue
+        return head
 
     @property
     def host(self) -> bytes:
@@ -127,7 +174,6 @@ class ResponseHead(Fields):
         minor: the 1 or 0 of HTTP/1.x.
         status: the code, 100 to 999.
         reason: the words behind it, possibly none.
-        lines, hop, fields: as in `RequestHead`.
         length: of the body: a number, CHUNKED or UNTIL_CLOSE; 0 where the status or the
             request's method allow none.
         keep_alive: whether the connection can carry another exchange.
@@ -142,5 +188,20 @@ class ResponseHead(Fields):
         self.lines: list[bytes] = []
         self.hop: list[int] = []
         self.fields: dict[bytes, bytes] = {}
+        self.kept: bytes | None = None
         self.length = UNTIL_CLOSE
         self.keep_alive = minor == 1
+
+    def again(self) -> ResponseHead:
+        """The same response, whose fields both share."""
+        head = ResponseHead.__new__(ResponseHead)
+        head.minor = self.minor
+        head.status = self.status
+        head.reason = self.reason
+        head.lines = self.lines
+        head.hop = self.hop
+        head.fields = self.fields
+        head.kept = self.kept
+        head.length = self.length
+        head.keep_alive = self.keep_alive
+        return head

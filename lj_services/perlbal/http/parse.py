@@ -16,7 +16,8 @@ Transfer-Encoding) or in any way but plain digits or the single word ``chunked``
 Host is missing, repeated or malformed; and when a name would become Content-Length or
 Transfer-Encoding in programs that read ``_`` as ``-``.
 
-What is no head yet, and whether it can still become one, is `incomplete`'s business.
+What is no head yet, and whether it can still become one, is `incomplete`'s business.  Heads
+that have come before need not be read again: `known`.
 
 Sources: RFC 9112 sections 2 to 6 and 11, RFC 9110 sections 5, 7.2 and 7.6.1.
 """
@@ -38,6 +39,12 @@ from lj_services.perlbal.http.head import (
     ResponseHead,
 )
 from lj_services.perlbal.http.incomplete import refuse_no_head, refuse_no_request
+from lj_services.perlbal.http.known import (
+    known_request,
+    known_response,
+    remember_request,
+    remember_response,
+)
 
 _FIELDS = rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+)\r\n"
 _REQUEST = re.compile(
@@ -59,6 +66,9 @@ def parse_request(data: bytes) -> tuple[RequestHead, int] | None:
     Raises:
         BadMessage: it is malformed, ambiguous or too long.
     """
+    known = known_request(data)
+    if known is not None:
+        return known, len(data)
     match = _REQUEST.match(data)
     if match is None:
         if data.startswith(b"\r\n"):
@@ -89,6 +99,8 @@ def parse_request(data: bytes) -> tuple[RequestHead, int] | None:
         raise BadMessage(400, "malformed Host")
     if authority:
         head.set(b"Host", authority)
+    elif match.end() == len(data):
+        remember_request(head, data[match.start(4) :])
     return head, match.end()
 
 
@@ -102,6 +114,8 @@ def parse_response(data: bytes, method: bytes) -> tuple[ResponseHead, int] | Non
     Raises:
         BadMessage: it is malformed, ambiguous or too long.
     """
+    if method != b"HEAD" and (known := known_response(data)) is not None:
+        return known
     match = _RESPONSE.match(data)
     if match is None:
         refuse_no_head(data, 502)
@@ -132,6 +146,8 @@ def parse_response(data: bytes, method: bytes) -> tuple[ResponseHead, int] | Non
         head.length = int(length)
     else:
         head.keep_alive = False
+    if method != b"HEAD":
+        remember_response(head, data[: match.end()])
     return head, match.end()
 
 

@@ -175,8 +175,10 @@ class Backend(NodeConnection):
             if timeout is not None:
                 self.expires = self.last_input + int(timeout[1]) - EXPIRY_MARGIN_S
         self._reusable = response.keep_alive and exchange.body_sent
-        if role.special and role.take_response(exchange, self, response, rest):
-            return
+        if role.special:
+            response.own()
+            if role.take_response(exchange, self, response, rest):
+                return
         client = exchange.client
         request = exchange.request
         self.state = "xfer_res"

@@ -237,6 +237,9 @@ class Exchange:
     def head(self, *, persist: bool) -> bytes | None:
         """The head for the node, or None if a plug-in has answered the client."""
         client = self.client
+        head = self.role.plain.head(self.request, client)
+        if head is not None:
+            return head
         service = self.role.service
         lines = lines_for_node(client, self.request, service)
         if TELL_WHY and self._spool is not None:

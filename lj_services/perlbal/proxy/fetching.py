@@ -84,6 +84,7 @@ class UrlExchange(Exchange):
         own = [(name, response.fields[name]) for name in kept if name in response.fields]
         for name in kept:
             original.remove(name)
+        response.own()
         response.lines = original.kept_lines()
         response.fields = original.fields
         response.hop = []

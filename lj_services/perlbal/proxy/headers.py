@@ -14,7 +14,7 @@ import ipaddress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from lj_services.perlbal.http.head import CHUNKED, FORWARDED, UNTIL_CLOSE, RequestHead, ResponseHead
+from lj_services.perlbal.http.head import CHUNKED, FORWARDED, RequestHead, ResponseHead
 from lj_services.perlbal.values import Network
 
 if TYPE_CHECKING:
@@ -135,13 +135,16 @@ def head_for_client(response: ResponseHead, request: RequestHead, *, keep_alive:
         request: that it answers.
         keep_alive: whether the client's connection will be kept.
     """
-    lines = response.kept_lines() if response.hop else response.lines.copy()
-    length = response.length
-    if request.minor and length in (CHUNKED, UNTIL_CLOSE):
-        lines.append(b"Transfer-Encoding: chunked")
+    framing = b""
+    if request.minor and response.length < 0:
+        framing = b"Transfer-Encoding: chunked\r\n"
     if not keep_alive:
-        lines.append(b"Connection: close")
+        framing += b"Connection: close\r\n"
     elif not request.minor:
-        lines.append(b"Connection: keep-alive")
-    lines.append(b"\r\n")
-    return b"HTTP/1.1 %d %b\r\n%b" % (response.status, response.reason, b"\r\n".join(lines))
+        framing += b"Connection: keep-alive\r\n"
+    return b"HTTP/1.1 %d %b\r\n%b%b\r\n" % (
+        response.status,
+        response.reason,
+        response.kept_block(),
+        framing,
+    )

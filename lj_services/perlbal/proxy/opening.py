@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from lj_services.perlbal.proxy.backend import Backend
+from lj_services.perlbal.proxy.plain import PlainHeads
 from lj_services.perlbal.proxy.progress import Progress
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Opener:
     Attributes:
         backends: all of them.
         progress: who is told how far uploads are.
+        plain: heads of requests about which nothing is unusual.
     """
 
     def __init__(self, service: Service, patience_s: float | None = None) -> None:
@@ -31,6 +33,7 @@ class Opener:
         self.balancer = service.balancer
         self.parameters = service.parameters
         self.progress = Progress()
+        self.plain = PlainHeads(service)
         self.backends: set[Backend] = set()
         self._patience_s = patience_s
 

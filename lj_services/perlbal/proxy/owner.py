@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from lj_services.perlbal.parameters import Parameters
     from lj_services.perlbal.proxy.backend import Backend
     from lj_services.perlbal.proxy.exchange import Exchange
+    from lj_services.perlbal.proxy.plain import PlainHeads
     from lj_services.perlbal.proxy.progress import Progress
     from lj_services.perlbal.service import Service
 
@@ -22,6 +23,7 @@ class Owner(Protocol):
     parameters: Parameters
     generation: int
     progress: Progress
+    plain: PlainHeads
     special: bool
     """Whether `take_response` is to be asked."""
 

@@ -230,6 +230,7 @@ class ProxyRole(Connections):
         )
         self.cache.most = parameters.reproxy_cache_maxsize
         self.cache.trim()
+        self.plain.changed()
         if key == "pool":
             self.use_pool(self.balancer.pools.get(parameters.pool))
         if key in ("pool", "health_check_path"):

@@ -80,6 +80,7 @@ class Sticking:
         """
         if mark(node) in values(exchange.request, self.cookie):
             return
+        response.own()
         response.lines.append(
             b"Set-Cookie: %b=%b; Path=/; HttpOnly; SameSite=Lax"
             % (self.cookie.encode(), mark(node))

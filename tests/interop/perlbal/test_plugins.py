@@ -170,6 +170,21 @@ def test_stats_count(which: Which, start_balancer: Start, node: Node) -> None:
     assert 0 <= float(seconds) < 60
 
 
+def test_what_is_set_while_requests_come_counts_from_the_next_one_on(
+    start_balancer: Start, node: Node
+) -> None:
+    balancer = start_balancer(proxy(node.address))
+    assert "x-set" not in seen(balancer)
+    assert balancer.command("HEADER web INSERT X-Set: now")[-1] == "OK"
+    assert seen(balancer)["x-set"] == "now"
+    assert balancer.command("HEADER web REMOVE Host")[-1] == "OK"
+    assert "host" not in seen(balancer)
+    balancer.command("LOAD Stats")
+    assert balancer.command("SET web.plugins = Stats")[-1] == "OK"
+    get(balancer.port, "/counted")
+    assert len(balancer.command("recent")) == 1
+
+
 @BOTH
 def test_an_echo_service_sends_lines_back(which: Which, start_balancer: Start) -> None:
     port = free_port()
