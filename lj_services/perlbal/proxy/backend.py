@@ -78,9 +78,11 @@ class Backend(NodeConnection):
         self.last_input = role.balancer.now
         self._response = None
         self._reusable = False
-        held = exchange.take_held()
-        self.transport.write(head if not held else b"".join([head, *held]))
-        exchange.assigned(self)
+        if exchange.body_size:
+            self.transport.write(b"".join([head, *exchange.take_held()]))
+            exchange.assigned(self)
+        else:
+            self.transport.write(head)
 
     # -- what the event loop calls ------------------------------------------------
 
@@ -174,13 +176,13 @@ class Backend(NodeConnection):
             timeout = _TIMEOUT.search(alive)
             if timeout is not None:
                 self.expires = self.last_input + int(timeout[1]) - EXPIRY_MARGIN_S
-        self._reusable = response.keep_alive and exchange.body_sent
+        request = exchange.request
+        self._reusable = response.keep_alive and (not request.length or exchange.body_sent)
         if role.special:
             response.own()
             if role.take_response(exchange, self, response, rest):
                 return
         client = exchange.client
-        request = exchange.request
         self.state = "xfer_res"
         exchange.responded = True
         if length < 0:

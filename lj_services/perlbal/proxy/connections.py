@@ -192,17 +192,18 @@ class Connections(Opener, BaseRole):
 
     def free(self, backend: Backend) -> None:
         """A connection can take a request."""
-        self._no_longer_pending(backend)
+        if self.pending:
+            self._no_longer_pending(backend)
         if self.weights is not None:
             self.weights.ended(backend)
         now = self.balancer.now
         if backend.uses and not (self.parameters.persist_backend and backend.fit(now)):
             backend.close()
             return
-        exchange = self.queues.pop(now, backend.node)
+        exchange = self.queues.pop(now, backend.node) if self.queues.waiting else None
         if exchange is not None:
             self._assign(backend, exchange)
-            if len(self.queues):
+            if self.queues.waiting:
                 self.spawn()
             return
         backend.state = "bored"

@@ -145,6 +145,6 @@ def head_for_client(response: ResponseHead, request: RequestHead, *, keep_alive:
     return b"HTTP/1.1 %d %b\r\n%b%b\r\n" % (
         response.status,
         response.reason,
-        response.kept_block(),
+        response.kept_block() if response.kept is None else response.kept,
         framing,
     )

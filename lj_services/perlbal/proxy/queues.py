@@ -43,7 +43,8 @@ class Queues:
         relief_size: requests in a queue at which relief begins; 0: not for that.
         relief_age: seconds that a queue's first has waited, the same.
         relief_chance: in percent.
-        free: how many of the requests that wait may go to any node.
+        waiting: how many requests wait.
+        free: how many of them may go to any node.
     """
 
     def __init__(self) -> None:
@@ -53,15 +54,15 @@ class Queues:
         self.free = 0
         self._free: Three = (deque(), deque(), deque())
         self._bound: dict[Node, Three] = {}
-        self._count = 0
+        self.waiting = 0
 
     def __len__(self) -> int:
-        return self._count
+        return self.waiting
 
     def push(self, exchange: Exchange) -> None:
         """Put a request behind those of its priority, for the same node or for any."""
         exchange.queued = True
-        self._count += 1
+        self.waiting += 1
         if exchange.node is None:
             self.free += 1
             self._free[exchange.priority].append(exchange)
@@ -93,7 +94,7 @@ class Queues:
             now: loop time.
             node: whose connection is free; requests for other nodes only are left.
         """
-        if not self._count:
+        if not self.waiting:
             return None
         three = self._free
         if self._bound and node is not None and (bound := self._bound.get(node)) is not None:
@@ -106,7 +107,7 @@ class Queues:
 
     def _out(self, exchange: Exchange) -> None:
         exchange.queued = False
-        self._count -= 1
+        self.waiting -= 1
         if exchange.node is None:
             self.free -= 1
         elif not any(self._bound[exchange.node]):

@@ -217,8 +217,7 @@ class ProxyRole(Connections):
         self.queues.relief_age = parameters.queue_relief_age
         self.queues.relief_chance = parameters.queue_relief_chance
         self.progress.listeners = parameters.upload_status_listeners
-        self.sticking.cookie = parameters.sticky_cookie
-        self.sticking.by_address = parameters.sticky_address
+        self.sticking.by(parameters.sticky_cookie, address=parameters.sticky_address)
         self._cookies = bool(parameters.high_priority_cookie or parameters.low_priority_cookie)
         hooks = self.service.hooks
         self.special = (

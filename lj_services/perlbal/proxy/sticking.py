@@ -32,18 +32,21 @@ class Sticking:
     Attributes:
         cookie: the name, or nothing.
         by_address: whether addresses count.
+        wanted: whether the service asks for either.
     """
 
     def __init__(self) -> None:
         self.cookie = ""
         self.by_address = False
+        self.wanted = False
         self._weights: dict[Node, int] = {}
         self._by_mark: dict[bytes, Node] = {}
 
-    @property
-    def wanted(self) -> bool:
-        """Whether the service asks for it."""
-        return bool(self.cookie) or self.by_address
+    def by(self, cookie: str, *, address: bool) -> None:
+        """Go by a cookie of this name, unless it is empty, and by addresses or not."""
+        self.cookie = cookie
+        self.by_address = address
+        self.wanted = bool(cookie) or address
 
     def use(self, weights: dict[Node, int]) -> None:
         """These are the pool's nodes, with their weights, from now on."""

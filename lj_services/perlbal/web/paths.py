@@ -34,7 +34,7 @@ def open_below(folder: Path, path: str) -> int:
 
     Args:
         folder: resolved.
-        path: relative to it, from `relative_path`.
+        path: relative to it, from `relative_path`; or absolute.
 
     Raises:
         Outside: it is, by way of a link.

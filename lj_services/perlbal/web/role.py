@@ -176,7 +176,7 @@ class WebServerRole(BaseRole):
             return
         try:
             # What has just been looked at is in the system's memory: this does not wait.
-            fd = open_below(self.folder, os.path.relpath(document.path, self.folder))
+            fd = open_below(self.folder, document.path)
         except (OSError, Outside):
             client.error(404)
             return

@@ -14,6 +14,9 @@ and everybody with it.  Whether it is, ``preadv2`` with ``RWF_NOWAIT`` tells.
 
 TLS encrypts in this process; so there, portions are read in a thread and written to the
 transport, as fast as the client reads.
+
+A portion is what a socket takes at most, as a rule: being called for each piece has its price,
+so what fits is sent in one go.
 """
 
 from __future__ import annotations
@@ -27,8 +30,10 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from lj_services.perlbal.frontend import ClientConnection
 
-PORTION: Final = 1 << 20
+PORTION: Final = 4 << 20
 """Bytes that are sent before others have their turn."""
+READ_PORTION: Final = 1 << 20
+"""Bytes that are read in a thread at a time, if they must be."""
 TLS_PORTION: Final = 256 << 10
 
 
@@ -117,16 +122,16 @@ class FileSender:
             if not self._client.full:
                 self._read(TLS_PORTION)
         elif _cached(self._fd, self._offset + min(self._left, PORTION) - 1):
-            self._send()
+            self._send(PORTION)
         else:
-            self._read(PORTION)
+            self._read(READ_PORTION)
 
-    def _send(self) -> None:
+    def _send(self, size: int) -> None:
         if self._socket < 0:
             connected = self._client.transport.get_extra_info("socket")
             self._socket = os.dup(connected.fileno())
         try:
-            sent = os.sendfile(self._socket, self._fd, self._offset, min(self._left, PORTION))
+            sent = os.sendfile(self._socket, self._fd, self._offset, min(self._left, size))
         except BlockingIOError:
             self._watch()
             return
@@ -179,7 +184,7 @@ class FileSender:
             self._client.transport.write(data)
             self._next()
         else:
-            self._send()
+            self._send(READ_PORTION)
 
     def _fail(self) -> None:
         """A part must not be taken for the whole: end the connection."""
