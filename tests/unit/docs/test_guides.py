@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
+from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
+import click
 import pytest
+
+from lj_services.cli import main
 
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_COMMAND = re.compile(r"^(?:[$#] | {4})(?:\.venv/bin/)?lj (.+)$", re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"")
 
 
@@ -54,3 +61,43 @@ def test_the_map_has_every_folder() -> None:
     for package in (ROOT / "lj_services").glob("*/__init__.py"):
         assert f"\n  {package.parent.name}/" in readme
         assert f"\n{package.parent.name} " in (ROOT / "lj_services" / "__init__.py").read_text()
+
+
+def shown(page: Path) -> Iterator[list[str]]:
+    """The words of each command `lj` that a page shows, up to where the shell goes on."""
+    for line in _COMMAND.findall(page.read_text().replace("\\\n", " ")):
+        words = shlex.split(line, comments=True)
+        yield list(takewhile(lambda word: word not in {"|", "&", "&&", ";", "<", ">"}, words))
+
+
+def unknown(words: list[str]) -> str | None:
+    """The first group, command or option that is none; None: all are."""
+    command: click.Command = main
+    rest = iter(words)
+    for word in rest:
+        if re.match("--?[a-z]", word):
+            name = word.partition("=")[0]
+            options = {"-h", "--help"}.union(
+                *(each.opts + each.secondary_opts for each in command.params)
+            )
+            if name not in options and name[:2] not in options:
+                return word
+            if command is main and word == "--site":
+                next(rest)
+        elif isinstance(command, click.Group):
+            found = command.get_command(click.Context(command), word)
+            if found is None:
+                return word
+            command = found
+    return None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_that_are_shown_are_there(page: Path) -> None:
+    assert [words for words in shown(page) if unknown(words) is not None] == []
+
+
+def test_what_is_no_command_is_found() -> None:
+    assert unknown(["--site", "x.toml", "users", "show", "bob", "--json"]) is None
+    assert unknown(["users", "shows", "bob"]) == "shows"
+    assert unknown(["users", "show", "bob", "--jsn"]) == "--jsn"
