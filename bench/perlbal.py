@@ -44,7 +44,7 @@ def _running(argv: list[str], port: int, cores: list[int]) -> Iterator[int]:
         process.wait()
 
 
-_NGINX = """
+_NGINX_SETTINGS = """
 worker_processes 1; daemon off; master_process off;
 pid {folder}/nginx.pid; error_log {folder}/error.log;
 events {{ worker_connections 8192; }}
@@ -52,9 +52,40 @@ http {{
   access_log off; sendfile on; keepalive_requests 100000000; keepalive_timeout 300;
   client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
   uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-  server {{ listen 127.0.0.1:{port} backlog=2048; root {root}; }}
+"""
+
+_NGINX = (
+    _NGINX_SETTINGS
+    + """
+  server {{
+    listen 127.0.0.1:{port} backlog=2048; root {root};
+    location = /file {{
+      add_header X-Reproxy-File {root}/10m; add_header X-Accel-Redirect /files/10m; return 200;
+    }}
+    location = /url {{
+      add_header X-Reproxy-URL http://127.0.0.1:{port}/10m;
+      add_header X-Accel-Redirect /urls/10m; return 200;
+    }}
+  }}
 }}
 """
+)
+"""Files; and answers that name a file or a URL instead, to Perlbal and to nginx as a proxy."""
+
+_NGINX_PROXY = (
+    _NGINX_SETTINGS
+    + """
+  upstream node {{ server 127.0.0.1:{node}; keepalive 1000; }}
+  server {{
+    listen 127.0.0.1:{port} backlog=2048;
+    proxy_http_version 1.1; proxy_set_header Connection "";
+    location / {{ proxy_pass http://node; }}
+    location /files/ {{ internal; alias {root}/; }}
+    location /urls/ {{ internal; proxy_pass http://node/; }}
+  }}
+}}
+"""
+)
 
 PROXY = """
 {extra}
@@ -272,7 +303,23 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
             partial(contender, _NGINX, _nginx),
         ),
         loads=small[:1] + large,
-        goal="0.9 of nginx's throughput of large files",
+        goal="0.9 of nginx's throughput of large files, and at most 1.2 times its CPU for a byte "
+        "(a ratio of 0.83 for a CPU second)",
+    )
+    yield Comparison(
+        "Reproxied beside nginx's X-Accel-Redirect",
+        ours=ours(partial(contender, PROXY, run_ours, settings="  SET enable_reproxy = on\n")),
+        peer=Contender(
+            "nginx, one worker",
+            version_of("nginx", "-v"),
+            partial(contender, _NGINX_PROXY, _nginx),
+        ),
+        loads=[
+            Load("10 MiB, a file, 8 clients", "MiB/s", ask(path="/file", clients=8, figure="MiB")),
+            Load("10 MiB, a URL, 8 clients", "MiB/s", ask(path="/url", clients=8, figure="MiB")),
+        ],
+        goal="0.9 of nginx's throughput, and at most 1.2 times its CPU for a byte (a ratio of "
+        "0.83 for a CPU second)",
     )
     count = IDLE // 10 if quick else IDLE
     yield Comparison(

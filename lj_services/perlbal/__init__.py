@@ -9,9 +9,11 @@ A request's way through a reverse proxy, and the files that it meets::
       tls.py               certificates by host name, replaced while they are used
     frontend.py          ClientConnection: one client; requests in, responses out, in order
       access.py            the access log
-      connection.py        its pace, its end, how long it may keep us waiting
+      connection.py        its pace, its end, how long it may keep us waiting; connected.py: what
+                           connections of all kinds have in common
       answering.py         what it tells whoever answers
       http/parse.py        bytes -> the request's head (http/head.py), strict against smuggling
+      http/known.py        heads that have come before
       http/incomplete.py   what is no head yet, and whether it can become one
       http/chunked.py      bodies that come in chunks
     selector.py          (a service that gives the request to another one)
@@ -25,6 +27,7 @@ A request's way through a reverse proxy, and the files that it meets::
     proxy/backend.py     Backend: one connection to a node; the response back to the client
       proxy/connection.py  how it is made, proved and used up
       proxy/headers.py     who is believed, what is passed on
+      proxy/plain.py       the same in one piece, where nothing is unusual
       http/parse.py        bytes -> the response's head
 
 The role ``web_server`` is in ``web/``: files from the disk to clients, and back.

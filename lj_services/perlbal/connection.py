@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from lj_services.perlbal.access import Counted
 from lj_services.perlbal.answering import Exchange
+from lj_services.perlbal.connected import Connected
 from lj_services.perlbal.http.chunked import ChunkDecoder
 from lj_services.perlbal.http.errors import BadMessage
 from lj_services.perlbal.http.head import RequestHead
@@ -32,7 +33,7 @@ NO_REQUEST: Final = RequestHead(b"GET", b"/", 1)
 log = logging.getLogger(__name__)
 
 
-class HttpConnection(asyncio.Protocol):
+class HttpConnection(Connected):
     """The connection itself."""
 
     __slots__ = (
@@ -46,7 +47,6 @@ class HttpConnection(asyncio.Protocol):
         "_reading_body",
         "balancer",
         "closing",
-        "created",
         "exchange",
         "full",
         "high_water",
@@ -60,10 +60,10 @@ class HttpConnection(asyncio.Protocol):
         "request",
         "requests",
         "service",
-        "transport",
     )
 
     def __init__(self, service: Service) -> None:
+        super().__init__(service.balancer.now)
         self.balancer = service.balancer
         self.home = service
         """The service that it has connected to."""
@@ -71,14 +71,13 @@ class HttpConnection(asyncio.Protocol):
         """The service that has its request; a selector chooses."""
         self.kind = "Perlbal::ClientHTTPBase"
         self.high_water = 64 << 10
-        self.transport: Any = None
         self.exchange: Exchange | None = None
         self.request: RequestHead = NO_REQUEST
         self.peer = ""
         """The address that it comes from."""
         self.observed_ip = ""
         """The address that it has according to proxies that are trusted; empty: its own."""
-        self.created = self.last_input = self.balancer.now
+        self.last_input = self.created
         self.requests = 0
         self.hops = 0
         """Selectors that the request has passed."""
@@ -100,7 +99,7 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count it in."""
-        self.transport = transport
+        super().connection_made(transport)
         balancer = self.balancer
         name = transport.get_extra_info("peername")
         self.peer = name[0] if name else ""
@@ -277,19 +276,9 @@ class HttpConnection(asyncio.Protocol):
         return self.service.name
 
     @property
-    def unsent(self) -> int:
-        """Bytes that wait for it to read."""
-        return int(self.transport.get_write_buffer_size())
-
-    @property
     def has_file(self) -> bool:
         """Whether it is being sent a file."""
         return self.exchange is not None and self.exchange.has_file
-
-    @property
-    def fd(self) -> int:
-        """The socket's number."""
-        return _fd(self.transport)
 
     def describe(self) -> str:
         """One line about it."""
@@ -302,8 +291,3 @@ class HttpConnection(asyncio.Protocol):
             text += f"; http://{host}{request.target.decode('latin-1')}"
             text += self.exchange.describe()
         return text
-
-
-def _fd(transport: Any) -> int:
-    connected = transport.get_extra_info("socket")
-    return connected.fileno() if connected is not None else -1

@@ -17,6 +17,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from lj_services.perlbal.answering import Waiting
+from lj_services.perlbal.connected import Connected
 from lj_services.perlbal.http.answers import connection_field, head
 from lj_services.perlbal.http.errors import BadMessage
 from lj_services.perlbal.http.parse import parse_request
@@ -76,27 +77,25 @@ class ManagementRole(BaseRole):
         task.add_done_callback(done)
 
 
-class Console(asyncio.Protocol):
+class Console(Connected):
     """One connection to the console."""
 
     kind = "Perlbal::ClientManage"
-    has_file = False
     state = "console"
 
     def __init__(self, host: Host, service_name: str) -> None:
+        super().__init__(host.now)
         self.service_name = service_name
         """The service that it has connected to."""
-        self.created = host.now
         self.peer = ""
         self._host = host
         self._context = Context(verbose=True)
         self._buffer = b""
         self._working: asyncio.Task[None] | None = None
-        self._transport: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Somebody has come."""
-        self._transport = transport
+        super().connection_made(transport)
         name = transport.get_extra_info("peername")
         self.peer = name[0] if name else ""
         self._host.connections.add(self)
@@ -112,49 +111,49 @@ class Console(asyncio.Protocol):
             self._working = asyncio.get_running_loop().create_task(self._work())
             self._working.add_done_callback(self._worked)
         elif len(self._buffer) > MAX_LINE:
-            self._transport.pause_reading()
+            self.transport.pause_reading()
 
     async def _work(self) -> None:
         """Answer what has come, one line after the other."""
         if self._buffer.startswith(_HTTP_STARTS):
             await self._request()
             return
-        while not self._transport.is_closing():
+        while not self.transport.is_closing():
             line, newline, rest = self._buffer.partition(b"\n")
             if not newline:
                 break
             self._buffer = rest
             await self._line(line.rstrip(b"\r").decode("utf-8", "replace"))
         if len(self._buffer) > MAX_LINE:
-            self._transport.write(b"ERROR: the line is too long\r\n")
-            self._transport.close()
+            self.transport.write(b"ERROR: the line is too long\r\n")
+            self.transport.close()
 
     def _worked(self, task: asyncio.Task[None]) -> None:
         self._working = None
         if not task.cancelled() and task.exception() is not None:
             log.error("console: %r", task.exception())
-            self._transport.abort()
-        elif not self._transport.is_closing():
-            self._transport.resume_reading()
+            self.transport.abort()
+        elif not self.transport.is_closing():
+            self.transport.resume_reading()
             if b"\n" in self._buffer and not self._buffer.startswith(_HTTP_STARTS):
                 self.data_received(b"")
 
     def pause_writing(self) -> None:
         """The operator does not read: take no more commands."""
-        self._transport.pause_reading()
+        self.transport.pause_reading()
 
     def resume_writing(self) -> None:
         """The operator has read."""
-        self._transport.resume_reading()
+        self.transport.resume_reading()
 
     async def _line(self, line: str) -> None:
         if line.strip().lower() in ("quit", "exit"):
-            self._transport.close()
+            self.transport.close()
             return
         answer = await self._host.answer(line, self._context)
         if answer:
             text = "".join(f"{each}\r\n" for each in answer)
-            self._transport.write(text.encode("utf-8", "replace"))
+            self.transport.write(text.encode("utf-8", "replace"))
 
     async def _request(self) -> None:
         try:
@@ -177,21 +176,10 @@ class Console(asyncio.Protocol):
             ("X-Frame-Options", "DENY"),
         )
         answer = head(status, fields) + connection_field(False, 0)
-        self._transport.write(answer + (b"" if method == b"HEAD" else body))
-        self._transport.close()
+        self.transport.write(answer + (b"" if method == b"HEAD" else body))
+        self.transport.close()
 
     # -- for the console ----------------------------------------------------------
-
-    @property
-    def unsent(self) -> int:
-        """Bytes that wait for the operator to read."""
-        return int(self._transport.get_write_buffer_size())
-
-    @property
-    def fd(self) -> int:
-        """The socket's number."""
-        connected = self._transport.get_extra_info("socket")
-        return int(connected.fileno()) if connected is not None else -1
 
     def describe(self) -> str:
         """One line about it."""

@@ -7,5 +7,5 @@
 - ``backend.py``: one connection to a node
 - ``reproxy.py``: responses that name a file, URLs or a service instead
 - ``fetching.py``: URLs, and connections to their servers; ``reproxy_cache.py`` remembers them
-- ``headers.py``: what is passed on of heads
+- ``headers.py``: what is passed on of heads; ``plain.py``: in one piece, where nothing is unusual
 """

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
+from lj_services.perlbal.connected import Connected
 from lj_services.perlbal.http.chunked import ChunkDecoder
 from lj_services.perlbal.http.errors import BadMessage
 from lj_services.perlbal.http.head import CHUNKED, UNTIL_CLOSE, ResponseHead
@@ -27,7 +28,7 @@ UNVERIFIED_S: Final = 60.0
 log = logging.getLogger(__name__)
 
 
-class NodeConnection(asyncio.Protocol):
+class NodeConnection(Connected):
     """The connection itself; what goes over it is `backend.Backend`'s business."""
 
     __slots__ = (
@@ -37,7 +38,6 @@ class NodeConnection(asyncio.Protocol):
         "_response",
         "attention",
         "connecting",
-        "created",
         "exchange",
         "expires",
         "generation",
@@ -45,20 +45,19 @@ class NodeConnection(asyncio.Protocol):
         "node",
         "role",
         "state",
-        "transport",
         "uses",
     )
 
     kind = "Perlbal::BackendHTTP"
 
     def __init__(self, role: Owner, node: Node, now: float) -> None:
+        super().__init__(now)
         self.role = role
         self.node = node
-        self.created = self.last_input = now
+        self.last_input = now
         self.generation = role.generation
         self.state = "connecting"
         self.connecting: asyncio.Task[Any] | None = None
-        self.transport: Any = None
         self.exchange: Exchange | None = None
         self.uses = 0
         self.attention = False
@@ -74,7 +73,7 @@ class NodeConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The node, or its system, has accepted."""
-        self.transport = transport
+        super().connection_made(transport)
         self.last_input = self.role.balancer.now
         self._made()
 
@@ -209,24 +208,6 @@ class NodeConnection(asyncio.Protocol):
     def service_name(self) -> str:
         """The service that it works for."""
         return self.role.service.name
-
-    @property
-    def unsent(self) -> int:
-        """Bytes that wait for the node to read."""
-        return int(self.transport.get_write_buffer_size()) if self.transport is not None else 0
-
-    @property
-    def has_file(self) -> bool:
-        """No file is read for a node."""
-        return False
-
-    @property
-    def fd(self) -> int:
-        """The socket's number; -1 while there is none."""
-        if self.transport is None:
-            return -1
-        connected = self.transport.get_extra_info("socket")
-        return connected.fileno() if connected is not None else -1
 
     def describe(self) -> str:
         """One line about it."""
