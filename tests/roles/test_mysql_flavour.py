@@ -65,6 +65,20 @@ def test_why_it_is_refused(fresh: Box, tmp_path: Path, variables: dict[str, str]
     assert why in run.output
 
 
+def test_a_slave_of_mysql_is_refused(fresh: Box, tmp_path: Path) -> None:
+    look = {"name": "mysql_replication", "tasks_from": "preflight"}
+    slave = [{"role": "cluster1", "replica": True}]
+    run = play(
+        fresh,
+        tmp_path,
+        [{"ansible.builtin.include_role": look}],
+        mysql_instances=slave,
+        mysql_replication_sources={"cluster1": "mysql"},
+    )
+    assert run.exit_code != 0
+    assert "slaves are MariaDB's: leave out mysql_replication_sources" in run.output
+
+
 def test_a_host_that_has_mysql(fresh: Box, tmp_path: Path) -> None:
     program = tmp_path / "mysqld"
     program.write_text(
