@@ -40,10 +40,13 @@ def open_below(folder: Path, path: str) -> int:
         Outside: it is, by way of a link.
         OSError: it can't be opened.
     """
-    fd = os.open(folder / path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    # Strings and no paths, as every large file that is sent comes by here.
+    root = os.fspath(folder)
+    file = os.path.join(root, path)  # noqa: PTH118
+    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        real = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115  # a string is wanted
-        if real != str(folder) and not real.startswith(f"{str(folder).rstrip('/')}/"):
+        real = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115
+        if real != root and not real.startswith(root if root == "/" else root + "/"):
             raise Outside
     except BaseException:
         os.close(fd)

@@ -35,6 +35,7 @@ PORTION: Final = 4 << 20
 READ_PORTION: Final = 1 << 20
 """Bytes that are read in a thread at a time, if they must be."""
 TLS_PORTION: Final = 256 << 10
+_BYTE: Final = [bytearray(1)]
 
 
 class FileSender:
@@ -61,7 +62,7 @@ class FileSender:
     ) -> None:
         self._client = client
         self._fd = fd
-        self._offset = first
+        self._offset = self._cached_to = first
         self._left = size
         self._ended = ended
         self._loop = asyncio.get_running_loop()
@@ -121,10 +122,19 @@ class FileSender:
         elif self._tls:
             if not self._client.full:
                 self._read(TLS_PORTION)
-        elif _cached(self._fd, self._offset + min(self._left, PORTION) - 1):
-            self._send(PORTION)
         else:
-            self._read(READ_PORTION)
+            self._send_cached()
+
+    def _send_cached(self) -> None:
+        """Send what is in the system's cache, or have it read; ask each half portion about it."""
+        ahead = self._cached_to - self._offset
+        if ahead < min(self._left, PORTION // 2):
+            ahead = min(self._left, PORTION)
+            if not _cached(self._fd, self._offset + ahead - 1):
+                self._read(READ_PORTION)
+                return
+            self._cached_to = self._offset + ahead
+        self._send(ahead)
 
     def _send(self, size: int) -> None:
         if self._socket < 0:
@@ -217,7 +227,7 @@ def _pread(fd: int, size: int, offset: int) -> bytes:
 def _cached(fd: int, offset: int) -> bool:
     """Whether a byte of a file can be had without waiting for the disk."""
     try:
-        os.preadv(fd, [bytearray(1)], offset, os.RWF_NOWAIT)
+        os.preadv(fd, _BYTE, offset, os.RWF_NOWAIT)
     except BlockingIOError:
         return False
     except OSError as error:
