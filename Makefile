@@ -37,9 +37,10 @@ MOVER_WORKER_METRICS_PORT ?=
 # `make logs`: how many lines, and whether to go on (FOLLOW=0: no).
 LINES ?= 20
 FOLLOW ?= 1
-# More words for pytest, and how many of its processes run at once.
+# More words for pytest, and how many of its processes run at once: one more than there are
+# processors, since tests wait for disks and for other programs.
 PYTEST_ARGS ?=
-PYTEST_JOBS ?= 2
+PYTEST_JOBS ?= $(shell echo $$(($$(nproc) + 1)))
 # How many linters run at once.
 LINT_JOBS ?= 2
 # Which lab: a folder of molecule/.
@@ -186,7 +187,7 @@ lint-roles: $(VENV)/.test
 
 .PHONY: test
 test: $(VENV)/.test lint lint-roles ## Everything that CI runs
-	$(BIN)/pytest -n $(PYTEST_JOBS) --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(PYTEST_JOBS) --dist loadgroup --durations=15 --durations-min=20 $(PYTEST_ARGS)
 
 # The ledger of moves is long here; `make test` has a short form of it.
 LONG_LEDGER = MOVER_LEDGER_MOVES=$${MOVER_LEDGER_MOVES:-500} MOVER_LEDGER_USERS=$${MOVER_LEDGER_USERS:-200}

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from tests.support.box import Box
 from tests.support.process import free_ports
@@ -22,12 +21,11 @@ ADDED = 2
 
 
 @pytest.fixture(scope="module")
-def mysql_box(short_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+def mysql_box(short_directory: Path, wheels: None) -> Iterator[Box]:
     box = Box(short_directory / "mysql")
     box.ports["mysql_port"] = free_ports(1 + ADDED)
     try:
-        with FileLock(tmp_path_factory.getbasetemp().parent / "wheels.lock"):
-            run = box.play(SITE, **ENGINE)
+        run = box.play(SITE, **ENGINE)
         assert run.exit_code == 0, run.output
         yield box
     finally:
