@@ -42,7 +42,7 @@ What there is, and what changes it::
     language.py          a line -> a command
     commands/            what each command does
     service.py           a service: role, parameters, plug-ins
-    tunables.py          the table of parameters (values.py: their kinds; parameters.py: the
+    tunables/            the table of parameters (values.py: their kinds; parameters.py: the
                          values that a service has)
     pools.py             nodes by hand or from a file
     management.py        the console: lines of text, and pages for a browser

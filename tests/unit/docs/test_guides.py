@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
@@ -61,6 +62,21 @@ def test_the_map_has_every_folder() -> None:
     for package in (ROOT / "lj_services").glob("*/__init__.py"):
         assert f"\n  {package.parent.name}/" in readme
         assert f"\n{package.parent.name} " in (ROOT / "lj_services" / "__init__.py").read_text()
+
+
+def test_tours_of_packages_name_files_that_are_there() -> None:
+    for root in ("lj_services", "disk_checker"):
+        for tour in (ROOT / root).rglob("__init__.py"):
+            text = ast.get_docstring(ast.parse(tour.read_text())) or ""
+            named = re.findall(r"\b(?:[a-z_]+/)*[a-z_0-9]+\.py\b", text)
+            folders = (tour.parent, ROOT / "lj_services")
+            lost = [
+                name
+                for name in named
+                if not any((folder / name).exists() for folder in folders)
+                and not list(tour.parent.rglob(name))
+            ]
+            assert lost == [], tour
 
 
 def shown(page: Path) -> Iterator[list[str]]:
