@@ -101,8 +101,8 @@ class Chain(Supply):
         self._began_us = 0
         self._hung_up = False
         self._over = False
-        # The batch whose results come now, and the operations of its front piece that ended.
-        self._ended_of_piece = 0
+        # Results of a piece that has not ended yet; blocks and faults of a batch that has not.
+        self._results: list[int] = []
         self._blocks: list[int] = []
         self._cancelled = False
         self._error: tuple[str, OSError] | None = None
@@ -164,58 +164,65 @@ class Chain(Supply):
 
     def collect(self, now_us: int) -> Iterator[Answer]:
         """What the kernel has done."""
-        for user, result in self._ring.results():
-            front = self._pushed[0]
-            if user != self._awaited:
-                raise RuntimeError(f"io_uring: operation {user} ended before {self._awaited}")
-            self._awaited += 1
-            self._under_way -= 1
-            self._ended_of_piece += 1
-            if front.promise is not None:
-                yield from self._read(front.promise, result)
-            elif front.piece is not None:
-                self._take(front.piece, result)
-            if self._ended_of_piece == front.operations:
-                self._pushed.popleft()
-                self._ended_of_piece = 0
-                if front.piece is not None:
-                    yield from self._piece_ended(front.piece, now_us)
-            if not self._under_way:
-                yield from self._chain_ended(now_us)
-
-    def _take(self, piece: Piece, result: int) -> None:
-        """The result of one write or sync of a piece."""
-        writes = self._ended_of_piece <= len(piece.blocks)
-        if result == -errno.ECANCELED:
-            self._cancelled = True
-        elif self._error is not None:
-            pass
-        elif result < 0:
-            operation = "write" if writes else self._plan.sync
-            self._error = operation, OSError(-result, os.strerror(-result))
-        elif writes and result != self._plan.block_size:
-            self._error = "write", OSError(errno.ENOSPC, "the write was cut short")
-
-    def _piece_ended(self, piece: Piece, now_us: int) -> Iterator[Answer]:
-        self.free += len(piece.blocks)
-        self._blocks += piece.blocks
-        if not piece.last:
+        users, results = self._ring.results()
+        count = len(users)
+        if users != list(range(self._awaited, self._awaited + count)):
+            raise RuntimeError(f"io_uring: {users[:9]} ended before {self._awaited}")
+        if not count:
             return
-        blocks, error, cancelled = self._blocks, self._error, self._cancelled
-        self._blocks, self._error, self._cancelled = [], None, False
+        self._awaited += count
+        self._under_way -= count
+        self._results += results
+        at = 0
+        while self._pushed and len(self._results) - at >= self._pushed[0].operations:
+            front = self._pushed.popleft()
+            own = self._results[at : at + front.operations]
+            at += front.operations
+            if front.promise is not None:
+                yield from self._read(front.promise, own[0])
+            elif front.piece is not None:
+                yield from self._ended_piece(front.piece, own, now_us)
+        del self._results[:at]
+        if not self._under_way:
+            yield from self._chain_ended(now_us)
+
+    def _ended_piece(self, piece: Piece, results: list[int], now_us: int) -> Iterator[Answer]:
+        blocks, size = piece.blocks, self._plan.block_size
         count = len(blocks)
-        first = piece.first + len(piece.blocks) - count
+        self.free += count
+        if results != [size] * count + [0] * (len(results) - count):
+            for index, result in enumerate(results):
+                self._blame(result, "write" if index < count else self._plan.sync)
+        if not piece.last:
+            self._blocks += blocks
+            return
+        if self._blocks:
+            blocks, self._blocks = self._blocks + blocks, []
+        first = piece.first + count - len(blocks)
+        error, cancelled = self._error, self._cancelled
+        self._error, self._cancelled = None, False
         if self._over:
             return
         if error is not None:
             note = failure(error[0], first, blocks[-1], error[1], self._handle)
-            yield Answer(FAILED, count, first, now_us, note)
+            yield Answer(FAILED, len(blocks), first, now_us, note)
             if not self._go_on:
                 self._over = True
                 self.hang_up()
         elif not cancelled:
             self._back.add(first, blocks, now_us)
-            yield Answer(ACKED, count, first, now_us)
+            yield Answer(ACKED, len(blocks), first, now_us)
+
+    def _blame(self, result: int, operation: str) -> None:
+        """One result of a batch that did not go well."""
+        if result == -errno.ECANCELED:
+            self._cancelled = True
+        elif self._error is not None:
+            pass
+        elif result < 0:
+            self._error = operation, OSError(-result, os.strerror(-result))
+        elif operation == "write" and result != self._plan.block_size:
+            self._error = "write", OSError(errno.ENOSPC, "the write was cut short")
 
     def _read(self, promise: Promise, result: int) -> Iterator[Answer]:
         skip, _ = self._handle.place(promise.block)

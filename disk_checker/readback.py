@@ -34,15 +34,18 @@ class ReadBack:
     def __init__(self, stamper: Stamper, every: int) -> None:
         self._stamper = stamper
         self._every = self._left = every
-        self._recent: deque[Promise] = deque(maxlen=_RECENT)
+        self._recent: deque[tuple[int, Sequence[int], int]] = deque()
+        self._held = 0
         self._rng = random.Random(stamper.run)  # noqa: S311 - repeatable choices
         self._told = 0
 
     def add(self, seq: int, blocks: Sequence[int], acked_us: int) -> None:
         """These writes are acknowledged; the first is ``seq``."""
         if self._every:
-            for at, block in enumerate(blocks, seq):
-                self._recent.append(Promise(block, at, acked_us))
+            self._recent.append((seq, blocks, acked_us))
+            self._held += len(blocks)
+            while self._held > _RECENT and len(self._recent) > 1:
+                self._held -= len(self._recent.popleft()[1])
             self._left -= len(blocks)
 
     def due(self) -> Promise | None:
@@ -50,7 +53,9 @@ class ReadBack:
         if not self._recent or self._left > 0:
             return None
         self._left = self._every
-        return self._rng.choice(self._recent)
+        first, blocks, acked_us = self._rng.choice(self._recent)
+        index = self._rng.randrange(len(blocks))
+        return Promise(blocks[index], first + index, acked_us)
 
     def judge(self, promise: Promise, data: bytes | OSError) -> dict[str, Any] | None:
         """The note of a fault; None: there is none, or a hundred were told already.

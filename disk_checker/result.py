@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from disk_checker.errors import DAMAGED, HONEST, UNKNOWN
 from disk_checker.ledger import Totals, run_name
 from disk_checker.plan import DURABLE, Plan
 from disk_checker.statistics import honest_probability
+from disk_checker.workloads import largest_batch
 
 MAX_EXAMPLES = 20
 MIN_ACKED = 100
@@ -45,8 +47,12 @@ class Result:
     facts: dict[str, Any] = field(default_factory=dict)
     min_acked: int = MIN_ACKED
     newest_survivor_us: int = 0
+    newest_survivors: dict[int, int] = field(default_factory=dict)
+    """thread of the plan: seq of its latest write that is on the disk"""
     _ages: Counter[int] = field(default_factory=Counter)
     _times: array[int] = field(default_factory=lambda: array("Q"))
+    _writes: array[int] = field(default_factory=lambda: array("Q"))
+    """thread and seq of each of these"""
     _shown: Counter[str] = field(default_factory=Counter)
 
     def add(self, finding: Finding) -> None:
@@ -56,26 +62,40 @@ class Result:
         if finding.fault and finding.seq:
             if len(self._times) < _EXACT:
                 self._times.append(finding.acked_us)
+                self._writes.extend((finding.block % self.plan.threads, finding.seq))
             else:
                 self._ages[finding.acked_us // _BUCKET_US] += 1
         self._shown[finding.cls] += 1
         if self._shown[finding.cls] <= MAX_EXAMPLES:
             self.examples.append(finding)
 
-    def survivor(self, submitted_us: int) -> None:
-        """A write of this time is on the disk."""
+    def survivor(self, submitted_us: int, newest: Mapping[int, int] | None = None) -> None:
+        """A write of this time is on the disk.
+
+        :param newest: thread of the plan: seq of a write of its own that is on the disk.
+        """
         if submitted_us > self.newest_survivor_us:
             self.newest_survivor_us = submitted_us
+        for thread, seq in (newest or {}).items():
+            if seq > self.newest_survivors.get(thread, 0):
+                self.newest_survivors[thread] = seq
 
     @property
     def reordered(self) -> int:
         """Blocks at fault whose write was acknowledged before a surviving one was issued.
 
-        After a hundred thousand counted by the hundredth of a second, and never too many.
+        Known by the time, and of the writes of one thread by their order: a later batch began
+        when the earlier one was synced.  After a hundred thousand counted by the hundredth of a
+        second, and never too many.
         """
+        apart, newest, writes = largest_batch(self.plan), self.newest_survivors, self._writes
         last = self.newest_survivor_us // _BUCKET_US
         coarse = sum(count for bucket, count in self._ages.items() if bucket < last)
-        return coarse + sum(acked < self.newest_survivor_us for acked in self._times)
+        exact = zip(self._times, writes[::2], writes[1::2], strict=True)
+        return coarse + sum(
+            acked < self.newest_survivor_us or seq + apart <= newest.get(thread, 0)
+            for acked, thread, seq in exact
+        )
 
     @property
     def histogram(self) -> dict[int, int]:

@@ -77,7 +77,9 @@ class Ring:
         self._words = memoryview(self._rings).cast("I")
         with memoryview(self._rings) as whole:
             at = completion[5]
-            self._results = whole[at : at + 16 * completions].cast("q")
+            results = whole[at : at + 16 * completions]
+            # 16 bytes each: the user's word, the result, and flags that none of these has.
+            self._users, self._results = results.cast("Q"), results.cast("i")
         self._entries = mmap.mmap(self.descriptor, 64 * entries, both, offset=_OFFSET_SQES)
         self._entry_mask, self._result_mask = entries - 1, completions - 1
         self._at_tail = submission[1] // 4
@@ -148,26 +150,28 @@ class Ring:
                 raise OSError(errno.EAGAIN, f"the kernel took {taken} of {count} operations")
             return
 
-    def results(self) -> list[tuple[int, int]]:
-        """(user's word, result) of what ended since the last call, in the order of ending.
+    def results(self) -> tuple[list[int], list[int]]:
+        """Users' words and results of what ended since the last call, in the order of ending.
 
         A result is a number of bytes, 0, or a negative errno.
         """
-        tail, head = self._words[self._at_results_tail], self._head
-        words, mask = self._results, self._result_mask
-        found = []
-        while head != tail:
-            at = (head & mask) * 2
-            result = words[at + 1] & _U32
-            found.append((words[at], result - (1 << 32) if result >> 31 else result))
-            head = (head + 1) & _U32
-        self._head = self._words[self._at_head] = head
-        return found
+        tail, mask = self._words[self._at_results_tail], self._result_mask
+        count = (tail - self._head) & _U32
+        at = self._head & mask
+        first = min(count, mask + 1 - at)
+        rest = count - first
+        users = self._users[2 * at : 2 * (at + first) : 2].tolist()
+        results = self._results[4 * at + 2 : 4 * (at + first) : 4].tolist()
+        if rest:  # from the beginning of the memory again
+            users += self._users[: 2 * rest : 2].tolist()
+            results += self._results[2 : 4 * rest : 4].tolist()
+        self._head = self._words[self._at_head] = tail
+        return users, results
 
     def close(self) -> None:
         """The kernel cancels what it has not begun."""
-        self._words.release()
-        self._results.release()
+        for view in (self._words, self._users, self._results):
+            view.release()
         self._rings.close()  # it has a descriptor of the ring of its own
         self._entries.close()
         os.close(self.descriptor)

@@ -36,13 +36,15 @@ class Scanned:
     """What came of some blocks.
 
     ``sound`` are as they must be, ``newer`` of them hold a write later than the acknowledged
-    one, ``survivor_us`` is the time of the latest write among them; ``left`` have to be taken
-    apart, by their index.  Blocks that were neither acknowledged nor ever touched count nowhere.
+    one, ``survivor_us`` is the time of the latest write among them, ``survivors`` the latest
+    seq of each thread of the plan; ``left`` have to be taken apart, by their index.  Blocks that
+    were neither acknowledged nor ever touched count nowhere.
     """
 
     sound: int
     newer: int
     survivor_us: int
+    survivors: dict[int, int]
     left: list[int]
 
 
@@ -50,9 +52,11 @@ class Scanner:
     """Scans the blocks of one run.
 
     :param newest: the highest write that was announced; a later one is none of this run's.
+    :param threads: of the plan; block n is the thread's n % threads.
     """
 
-    def __init__(self, stamper: Stamper, newest: int) -> None:
+    def __init__(self, stamper: Stamper, newest: int, threads: int = 1) -> None:
+        self._threads = threads
         self._run, self._newest = stamper.run, newest
         self._size = stamper.block_size
         self._sectors = self._size // SECTOR
@@ -76,7 +80,7 @@ class Scanner:
         acked, beyond = every[:full], every[full:]
         left = (np.flatnonzero(beyond) + full).tolist()
         if not full:
-            return Scanned(0, 0, 0, left)
+            return Scanned(0, 0, 0, {}, left)
         words = np.frombuffer(buffer, np.uint64, full * size // 8).reshape(full, count, 64)
         tails = words[:, :, _VARYING:].copy()
         blocks, seqs, times = (tails[:, 0, word] for word in range(3))
@@ -99,8 +103,19 @@ class Scanner:
             int(good.sum()),
             int((seqs[good] > acked[good]).sum()),
             int(times[good].max(initial=0)),
+            self._survivors(first, seqs, good),
             left,
         )
+
+    def _survivors(
+        self, first: int, seqs: npt.NDArray[np.uint64], good: npt.NDArray[np.bool_]
+    ) -> dict[int, int]:
+        threads = self._threads
+        found = {
+            (first + at) % threads: int(seqs[at::threads].max(initial=0, where=good[at::threads]))
+            for at in range(min(threads, len(seqs)))
+        }
+        return {thread: seq for thread, seq in found.items() if seq}
 
     def _places(self, tails: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
         """What each block's first sector adds to its pool's half of the checksum."""

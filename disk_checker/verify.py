@@ -276,7 +276,7 @@ class Judge:
         # Imported when used: nobody who only writes or listens shall wait for numpy.
         from disk_checker.scan import Scanner
 
-        self._scanner = Scanner(self._stamper, result.totals.intended)
+        self._scanner = Scanner(self._stamper, result.totals.intended, result.plan.threads)
 
     def chunk(
         self, first: int, states: array[int], buffer: mmap.mmap | bytearray, got: int
@@ -286,7 +286,7 @@ class Judge:
         scanned = self._scanner.scan(first, states, buffer, got)
         self.result.checked += scanned.sound
         self.result.newer += scanned.newer
-        self.result.survivor(scanned.survivor_us)
+        self.result.survivor(scanned.survivor_us, scanned.survivors)
         for index in scanned.left:
             piece = bytes(buffer[index * size : max(index * size, min((index + 1) * size, got))])
             self.block(first + index, piece, states[2 * index], states[2 * index + 1])
@@ -333,7 +333,7 @@ class Judge:
             self.result.checked += 1
         if finding is None and len(data) >= SECTOR:
             word = memoryview(data).cast("Q")
-            self.result.survivor(word[62])
+            self.result.survivor(word[62], {block % self.result.plan.threads: word[61]})
 
 
 def _check_folder(call: Call, path: Path, judge: Judge, progress: Progress) -> None:

@@ -59,13 +59,21 @@ def _own(first: int, end: int, thread: int, threads: int) -> range:
 
 def _fill(plan: Plan, thread: int) -> Iterator[Batch]:
     """Every block once, in stripes that keep the disk's head still."""
-    # With O_DSYNC each write syncs by itself: a stripe would only delay its acknowledgement.
-    stripe = (
-        1 if plan.sync == "dsync" else max(1, min(_FILL_BLOCKS, _FILL_BYTES // plan.block_size))
-    )
+    stripe = _stripe(plan)
     own = _own(0, plan.blocks, thread, plan.threads)
     for at in range(0, len(own), stripe):
         yield Batch(list(own[at : at + stripe]))
+
+
+def _stripe(plan: Plan) -> int:
+    # With O_DSYNC each write syncs by itself: a stripe would only delay its acknowledgement.
+    return 1 if plan.sync == "dsync" else max(1, min(_FILL_BLOCKS, _FILL_BYTES // plan.block_size))
+
+
+def largest_batch(plan: Plan) -> int:
+    """Writes of one thread that are further apart than this are in different batches."""
+    most = _FLUSH_PAGES if plan.workload == "innodb" else plan.depth
+    return max(most, _stripe(plan)) if plan.filled else most
 
 
 def _overwrite(plan: Plan, thread: int, rng: random.Random) -> Iterator[Batch]:

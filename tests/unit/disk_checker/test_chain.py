@@ -71,9 +71,9 @@ class OwnRing:
         self.submitted.append([name for name, _, _ in self._pushed])
         self._pushed = []
 
-    def results(self) -> list[tuple[int, int]]:
+    def results(self) -> tuple[list[int], list[int]]:
         ended, self._ended = self._ended, []
-        return ended
+        return [user for user, _ in ended], [result for _, result in ended]
 
     def shuffle(self) -> None:
         self._ended.reverse()

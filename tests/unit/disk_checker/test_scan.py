@@ -23,6 +23,17 @@ def states(*acked: int) -> array[int]:
     return array("Q", [value for index, seq in enumerate(acked, 1) for value in (seq, index)])
 
 
+def test_the_latest_write_of_each_thread_is_told() -> None:
+    """Block n is thread n % 3's; block 5 holds none of this run's, block 4 a damaged one."""
+    stamper = Stamper(RUN, 512)
+    blocks = [stamper.build(3, 9, 1), stamper.build(4, 90, 1), bytes(512), stamper.build(6, 5, 1)]
+    data = bytearray().join(blocks)
+    data[512 + 8] ^= 1
+    told = Scanner(stamper, NEWEST, threads=3).scan(3, states(9, 2, 0, 5), data, len(data))
+    assert told.survivors == {0: 9}
+    assert told.left == [1]
+
+
 @pytest.mark.parametrize("size", [512, 1024, 1536, 4096, 16384, 65536, 1 << 20])
 def test_blocks_are_recognised_and_told(size: int) -> None:
     stamper = Stamper(RUN, size)
@@ -31,7 +42,7 @@ def test_blocks_are_recognised_and_told(size: int) -> None:
     before = bytes(data)
     scanner = Scanner(stamper, NEWEST)
     told = scanner.scan(40, states(NEWEST, 7, 8), data, len(data))
-    assert told == Scanned(sound=3, newer=1, survivor_us=5 * NEWEST, left=[])
+    assert told == Scanned(sound=3, newer=1, survivor_us=5 * NEWEST, survivors={0: NEWEST}, left=[])
     assert data == before
     # Not announced; acknowledged later; elsewhere.
     assert Scanner(stamper, 8).scan(40, states(0, 7, 8), data, len(data)).left == [0, 2]
@@ -46,7 +57,7 @@ def test_no_flipped_bit_passes() -> None:
     assert scanner.scan(3, states(9), good, 512).sound == 1
     for bit in range(512 * 8):
         good[bit // 8] ^= 1 << bit % 8
-        assert scanner.scan(3, states(9), good, 512) == Scanned(0, 0, 0, [0]), bit
+        assert scanner.scan(3, states(9), good, 512) == Scanned(0, 0, 0, {}, [0]), bit
         good[bit // 8] ^= 1 << bit % 8
 
 
@@ -54,8 +65,8 @@ def test_what_was_never_touched_counts_nowhere_and_what_is_missing_is_told() -> 
     scanner = Scanner(Stamper(RUN, 1024), NEWEST)
     data = bytearray(4096)
     # The fourth is cut short, the fifth beyond the end.
-    assert scanner.scan(0, states(0, 5, 0, 5, 0, 6), data, 3500) == Scanned(0, 0, 0, [1, 3, 5])
-    assert scanner.scan(0, states(1, 0), data, 0) == Scanned(0, 0, 0, [0])
+    assert scanner.scan(0, states(0, 5, 0, 5, 0, 6), data, 3500) == Scanned(0, 0, 0, {}, [1, 3, 5])
+    assert scanner.scan(0, states(1, 0), data, 0) == Scanned(0, 0, 0, {}, [0])
 
 
 @given(
