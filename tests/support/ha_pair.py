@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -79,6 +80,19 @@ class Pair:
         wait_for(self.is_whole, "the pair to be whole", timeout_s=PATIENCE_S, every_s=2)
         assert self.primaries() == self.holders()
         return self.holders()[0]
+
+    def play(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run one of the playbooks on the lab."""
+        program = Path(sys.executable).parent / "ansible-playbook"
+        places = {"LJ_LAB_STATE": str(self.state.folder), "ANSIBLE_NOCOLOR": "1"}
+        return subprocess.run(
+            [program, "-i", "inventory/ha_pair", f"playbooks/{name}.yml", *words],
+            cwd=control.CHECKOUT,
+            env={**os.environ, **places},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     @property
     def secrets(self) -> Path:
@@ -160,3 +174,16 @@ class Ledger:
     def gap_s(self, since_s: float) -> float:
         """The longest time without an acknowledged commit since then."""
         return longest_gap_s(self.entries(), since_s)
+
+
+def peer_of(host: str) -> str:
+    """The other host of the pair."""
+    return HOSTS[1 - HOSTS.index(host)]
+
+
+def moved(pair: Pair, ledger: Ledger, host: str) -> float:
+    """Wait until the peer of `host` has the group and takes commits; when it did."""
+    wait_for(
+        lambda: pair.holders() == [peer_of(host)], "the peer to take over", timeout_s=900, every_s=3
+    )
+    return ledger.wait_for_next()

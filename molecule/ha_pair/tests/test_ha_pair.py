@@ -14,51 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.ha_pair import HOSTS, RESOURCE, SLAVE, Ledger, Pair
+from tests.support.ha_pair import HOSTS, RESOURCE, SLAVE, Pair, moved, peer_of
 from tests.support.process import wait_for
 from tools.lab import control
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(7200)]
 ROUNDS = int(os.environ.get("LAB_HA_ROUNDS", "20"))
-STATE = os.environ.get("LJ_LAB_STATE", str(control.CHECKOUT / "var/lab/ha_pair"))
 SERVER = "lj-mysql-cluster1.service"
-
-
-@pytest.fixture(scope="module")
-def pair() -> Pair:
-    pair = Pair(control.State(Path(STATE)))
-    if pair.state.keeper() is None:
-        pytest.fail("there is no lab: make lab-up SCENARIO=ha_pair")
-    pair.wait_until_whole()
-    return pair
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("ledger") / "ledger"
-
-
-@pytest.fixture
-def tell(record_property: Callable[[str, object], None]) -> Callable[[str, float], None]:
-    """Prints and records a measured time, for docs/benchmarks.md."""
-
-    def told(what: str, seconds: float) -> None:
-        record_property(what, round(seconds, 1))
-        print(f"{what}: {seconds:.1f} s")
-
-    return told
-
-
-def peer_of(host: str) -> str:
-    return HOSTS[1 - HOSTS.index(host)]
-
-
-def moved(pair: Pair, ledger: Ledger, host: str) -> float:
-    """Wait until the peer of `host` has the group and takes commits; when it did."""
-    wait_for(
-        lambda: pair.holders() == [peer_of(host)], "the peer to take over", timeout_s=900, every_s=3
-    )
-    return ledger.wait_for_next()
 
 
 def test_what_the_roles_made(pair: Pair) -> None:
@@ -102,3 +64,128 @@ def test_power_of_the_primary_is_pulled(
             # Whoever shot it gave it its power back: it comes by itself, as the spare.
             assert pair.wait_until_whole() == peer_of(holder)
         pair.prove(file)
+
+
+def test_a_server_that_is_killed_is_started_again_and_then_handed_over(
+    pair: Pair, file: Path, tell: Callable[[str, float], None]
+) -> None:
+    holder = pair.wait_until_whole()
+    pair.on(holder, "systemctl restart lj-mysql-watch-cluster1.service")
+    with pair.commits(file) as ledger:
+        started = ledger.wait_for_next()
+        pair.on(holder, f"systemctl kill --signal=KILL {SERVER}")
+        ledger.wait_for_next()
+        tell("mysqld killed", ledger.gap_s(started))
+        assert pair.wait_until_whole() == holder
+        # Now so that it can't start.
+        started = ledger.wait_for_next()
+        pair.on(holder, "chmod 000 /etc/lj/mysql-cluster1.cnf")
+        pair.on(holder, f"systemctl kill --signal=KILL {SERVER}")
+        try:
+            moved(pair, ledger, holder)
+        finally:
+            pair.on(holder, "chmod 640 /etc/lj/mysql-cluster1.cnf")
+        tell("mysqld can't start", ledger.gap_s(started))
+        assert pair.wait_until_whole() == peer_of(holder)
+    pair.prove(file)
+
+
+def test_a_server_that_hangs_is_killed_and_started_again(
+    pair: Pair, file: Path, tell: Callable[[str, float], None]
+) -> None:
+    holder = pair.wait_until_whole()
+    pair.on(holder, "systemctl restart lj-mysql-watch-cluster1.service")
+    with pair.commits(file) as ledger:
+        started = ledger.wait_for_next()
+        pair.on(holder, f"systemctl kill --signal=STOP {SERVER}")
+        ledger.wait_for_next()
+        tell("mysqld hangs", ledger.gap_s(started))
+        assert pair.wait_until_whole() == holder
+    pair.prove(file)
+
+
+def test_a_disk_that_fails_is_let_go_and_the_other_sides_is_used(
+    pair: Pair, file: Path, tell: Callable[[str, float], None]
+) -> None:
+    holder = pair.wait_until_whole()
+    disk = pair.on(holder, "basename $(readlink -f /dev/disk/by-id/virtio-data)")
+    slot = pair.on(holder, f"readlink -f /sys/class/block/{disk}/device/..")
+    with pair.commits(file) as ledger:
+        started = ledger.wait_for_next()
+        # Its adapter goes, with what was on its way to the disk.
+        pair.on(holder, f"echo 1 > {slot}/remove")
+        wait_for(
+            lambda: pair.on(holder, f"drbdadm dstate {RESOURCE}") == "Diskless/UpToDate",
+            "the disk to be let go",
+            timeout_s=300,
+            every_s=1,
+        )
+        ledger.wait_for_next()
+        tell("disk failed", ledger.gap_s(started))
+        assert pair.holders() == [holder]
+        pair.on(holder, "echo 1 > /sys/bus/pci/rescan && udevadm settle")
+        pair.on(holder, f"drbdadm attach {RESOURCE}")
+        assert pair.wait_until_whole() == holder
+    pair.prove(file)
+
+
+def test_a_cross_over_link_that_is_cut_outdates_the_spare(
+    pair: Pair, file: Path, tell: Callable[[str, float], None]
+) -> None:
+    holder = pair.wait_until_whole()
+    spare = peer_of(holder)
+    with pair.commits(file) as ledger:
+        started = ledger.wait_for_next()
+        control.ask(pair.state, "cut", spare, RESOURCE)
+        wait_for(
+            lambda: pair.on(spare, f"drbdadm dstate {RESOURCE}").startswith("Outdated"),
+            "the spare to be outdated",
+            timeout_s=300,
+            every_s=1,
+        )
+        ledger.wait_for_next()
+        tell("cross-over cut", ledger.gap_s(started))
+        # It can't become primary, whoever asks.
+        assert control.ssh(pair.state, spare, f"drbdadm primary {RESOURCE}").returncode != 0
+        control.ask(pair.state, "mend", spare, RESOURCE)
+        assert pair.wait_until_whole() == holder
+    pair.prove(file)
+
+
+def test_of_a_partition_one_side_is_shot_before_the_other_goes_on(
+    pair: Pair, file: Path, tell: Callable[[str, float], None]
+) -> None:
+    holder = pair.wait_until_whole()
+    with pair.commits(file) as ledger:
+        started = ledger.wait_for_next()
+        for network in (RESOURCE, "public"):
+            control.ask(pair.state, "cut", holder, network)
+        moved(pair, ledger, holder)
+        tell("partition", ledger.gap_s(started))
+        assert f"power switch: reset {holder}" in pair.state.log.read_text()
+        for network in (RESOURCE, "public"):
+            control.ask(pair.state, "mend", holder, network)
+        # It waits for its peer where it had booted without a cable.
+        assert pair.wait_until_whole() == peer_of(holder)
+    pair.prove(file)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_both_hosts_lose_power_at_once(
+    pair: Pair, file: Path, first: int, tell: Callable[[str, float], None]
+) -> None:
+    holder = pair.wait_until_whole()
+    order = [holder, peer_of(holder)] if first == 0 else [peer_of(holder), holder]
+    with pair.commits(file) as ledger:
+        started = ledger.wait_for_next()
+        for host in HOSTS:
+            control.ask(pair.state, "pull", host)
+        control.ask(pair.state, "on", order[0])
+        control.wait_for_hosts(pair.state, [order[0]])
+        # Alone it may lack what the other one has: it waits, and nobody has the address.
+        assert pair.holders() == []
+        control.ask(pair.state, "on", order[1])
+        pair.wait_until_whole()
+        ledger.wait_for_next()
+        tell(f"both pulled, {'primary' if first == 0 else 'spare'} first", ledger.gap_s(started))
+    pair.prove(file)

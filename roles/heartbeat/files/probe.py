@@ -1,8 +1,10 @@
 """Look at what Heartbeat is going to stand on; run on the host by its role, changes nothing.
 
-``probe.py JSON`` with address (the floating one, with prefix), interface, crossover and
-own (addresses of the pair's hosts on their interfaces).  Prints a JSON list of problems,
-each a sentence that says what to do.
+``probe.py JSON`` with address (the floating one, with prefix), interface and
+crossover_interface (names).  Prints JSON: problems, each as a sentence that says what to
+do; configured, whether this host belongs to the pair already;
+and taken, the sentence about a floating address that somebody has.  That is a problem only
+where neither host of the pair is configured: a new one finds its peer there.
 """
 
 import ipaddress
@@ -71,14 +73,25 @@ def problems(wanted):
             f"heartbeat_address {floating} is in no network of {wanted['interface']} "
             f"({', '.join(sorted(map(str, networks)))}): set one of the two otherwise"
         )
-    elif not wanted["configured"] and answers(str(floating.ip), have):
-        yield (
-            f"somebody answers at heartbeat_address {floating.ip} already: "
-            "choose a free address, or find out whose it is"
-        )
+
+
+def taken(address):
+    """What to say of a floating address that somebody has; nothing where nobody does."""
+    address = address.split("/")[0]
+    if not answers(address, addresses()):
+        return ""
+    return (
+        f"somebody answers at heartbeat_address {address} already: "
+        "choose a free address, or find out whose it is"
+    )
 
 
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
-    asked["configured"] = Path("/etc/ha.d/haresources").exists()
-    print(json.dumps(list(problems(asked))))
+    configured = Path("/etc/ha.d/haresources").exists()
+    found = {
+        "problems": list(problems(asked)),
+        "configured": configured,
+        "taken": "" if configured else taken(asked["address"]),
+    }
+    print(json.dumps(found))
