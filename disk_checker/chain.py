@@ -100,7 +100,6 @@ class Chain(Supply):
         self._under_way = 0
         self._began_us = 0
         self._hung_up = False
-        self._over = False
         # Results of a piece that has not ended yet; blocks and faults of a batch that has not.
         self._results: list[int] = []
         self._blocks: list[int] = []
@@ -117,9 +116,9 @@ class Chain(Supply):
 
         :param granted: the highest write whose intent is on the listener's disk.
         """
-        if self._hung_up:
-            return
         room = min(self.free, self._ahead - self._building)
+        if self._hung_up or (room <= 0 and self._under_way):
+            return
         if room > 0:
             for piece in self.build(granted, now_us, room):
                 if not self._building:
@@ -201,13 +200,10 @@ class Chain(Supply):
         first = piece.first + count - len(blocks)
         error, cancelled = self._error, self._cancelled
         self._error, self._cancelled = None, False
-        if self._over:
-            return
         if error is not None:
             note = failure(error[0], first, blocks[-1], error[1], self._handle)
             yield Answer(FAILED, len(blocks), first, now_us, note)
             if not self._go_on:
-                self._over = True
                 self.hang_up()
         elif not cancelled:
             self._back.add(first, blocks, now_us)
@@ -217,8 +213,6 @@ class Chain(Supply):
         """One result of a batch that did not go well."""
         if result == -errno.ECANCELED:
             self._cancelled = True
-        elif self._error is not None:
-            pass
         elif result < 0:
             self._error = operation, OSError(-result, os.strerror(-result))
         elif operation == "write" and result != self._plan.block_size:
