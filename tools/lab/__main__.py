@@ -93,7 +93,7 @@ def _verb(name: str, text: str, *arguments: str) -> None:
     def carry_out(state: control.State, /, **words: str) -> None:
         control.ask(state, name, *(words[argument] for argument in arguments))
 
-    for argument in reversed(arguments):
+    for argument in arguments:
         click.argument(argument)(carry_out)
 
 
@@ -101,6 +101,7 @@ _verb("on", "Give a host power.", "host")
 _verb("pull", "Pull a host's power.", "host")
 _verb("press", "Press a host's power button.", "host")
 _verb("reset", "Pull a host's power and give it back.", "host")
+_verb("renew", "Put a new, empty machine in the place of a host without power.", "host")
 _verb(
     "cut", "Unplug a host's cable to a network: public, or a cross-over's name.", "host", "network"
 )

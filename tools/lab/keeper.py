@@ -61,7 +61,7 @@ class Keeper:
         if verb == "end":
             self.ended.set()
             return "ended"
-        if verb not in {"on", "pull", "press", "reset", "cut", "mend"} or not words:
+        if verb not in {"on", "pull", "press", "reset", "renew", "cut", "mend"} or not words:
             raise MachineError(f"cannot {' '.join((verb, *words))}")
         name, *rest = words
         self._plan.host(name)

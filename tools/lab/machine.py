@@ -5,6 +5,7 @@
 ``pull``   the power goes: its qemu is killed, as it stands
 ``press``  the button is pressed: the guest is asked to shut down
 ``reset``  power goes and comes back
+``renew``  another machine is put in its place: the same cables, disks with nothing on them
 ``cut``    a cable is unplugged: the guest sees no carrier
 ``mend``   it is plugged in again
 =========  ==================================================================
@@ -71,22 +72,13 @@ def prepare(host: Host, frame: Frame, seed: bytes) -> None:
     """Make the machine's disks, empty but for the image and the seed."""
     frame.folder.mkdir(parents=True)
     frame.seed.write_bytes(seed)
-    subprocess.run(
-        [
-            "qemu-img",
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-F",
-            "raw",
-            "-b",
-            frame.image.root,
-            frame.disk,
-        ],
-        check=True,
-        capture_output=True,
-    )
+    make_disks(host, frame)
+
+
+def make_disks(host: Host, frame: Frame) -> None:
+    """Make the root disk, as the image has it, and empty further disks; what was there is gone."""
+    words = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(frame.image.root)]
+    subprocess.run([*words, str(frame.disk)], check=True, capture_output=True)
     for serial, size_mb in host.disks.items():
         with frame.data(serial).open("wb") as file:
             file.truncate(size_mb << 20)
@@ -162,6 +154,16 @@ class Machine:
         """Take its power away and give it back."""
         await self.pull()
         await self.on()
+
+    async def renew(self) -> None:
+        """Put another machine in its place, which has never run; it is left off.
+
+        Raises:
+            MachineError: it has power.
+        """
+        if self.is_on:
+            raise MachineError(f"{self.host.name} has power: pull it first")
+        make_disks(self.host, self._frame)
 
     async def press(self) -> None:
         """Press its power button.

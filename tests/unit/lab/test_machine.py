@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import shutil
 import tarfile
@@ -12,7 +13,7 @@ import pytest
 from tests.unit.lab.test_plan import pair
 from tools.lab import seed
 from tools.lab.image import Image, fingerprint, packages
-from tools.lab.machine import Frame, command
+from tools.lab.machine import Frame, Machine, MachineError, command, prepare
 
 pytestmark = pytest.mark.unit
 
@@ -48,6 +49,31 @@ def test_has_a_cable_for_each_network() -> None:
 )
 def test_runs_as_the_probe_said(accelerator: str, there: str) -> None:
     assert there in words_of(accelerator)
+
+
+def test_a_renewed_machine_has_nothing_of_the_old_one(tmp_path: Path) -> None:
+    image = Image(tmp_path)
+    image.root.write_bytes(bytes(1 << 20))
+    host = pair(lab_disks={"data": 1}).hosts[0]
+    frame = Frame(image, tmp_path / "db-a")
+    prepare(host, frame, b"seed")
+    empty = frame.disk.read_bytes()
+    for disk in (frame.disk, frame.data("data")):
+        disk.write_bytes(b"what was there")
+    asyncio.run(Machine(host, frame).renew())
+    assert frame.disk.read_bytes() == empty
+    assert frame.data("data").read_bytes() == bytes(1 << 20)
+    assert frame.seed.read_bytes() == b"seed"
+
+
+def test_a_machine_with_power_is_not_renewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(pair().hosts[0], Frame(Image(tmp_path), tmp_path))
+    monkeypatch.setattr(Machine, "is_on", True)
+    with pytest.raises(MachineError, match="db-a has power: pull it first"):
+        asyncio.run(machine.renew())
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.fixture
