@@ -19,14 +19,23 @@ from typing import Any
 from tests.support.box import BIN, CHECKOUT, Run
 
 OWN = ("/dev", "/etc", "/srv", "/usr/local", "/usr/sbin", "/var/lib")
+OWN_FILES = """
+own_files() {  # MEMORY FOLDER...: what is written below the folders lies in memory
+  local memory=$1 folder above
+  shift
+  mount -t tmpfs -o mode=0755 lj-sandbox "$memory"
+  for folder in "$@"; do
+    above=$memory/$folder
+    mkdir -p "$above/upper" "$above/work"
+    mount -t overlay -o "lowerdir=$folder,upperdir=$above/upper,workdir=$above/work" \
+      lj-sandbox "$folder"
+  done
+}
+"""
+"""A shell function, for who has a mount namespace of its own."""
 _BEGIN = """
 set -e
-mount -t tmpfs -o mode=0755 lj-sandbox "$0"
-for folder in "$@"; do
-  mkdir -p "$0/$folder/upper" "$0/$folder/work"
-  mount -t overlay -o "lowerdir=$folder,upperdir=$0/$folder/upper,workdir=$0/$folder/work" \
-    lj-sandbox "$folder"
-done
+own_files "$0" "$@"
 mkdir -p /dev/shm
 mount -t tmpfs lj-sandbox /dev/shm
 ip link set lo up
@@ -181,7 +190,7 @@ def sandbox(folder: Path, groups: Sequence[str] = (), **variables: Any) -> Itera
     root = folder / "root"
     root.mkdir()
     keeper = subprocess.Popen(
-        ["unshare", "--mount", "--net", "bash", "-c", _BEGIN, root, *OWN],
+        ["unshare", "--mount", "--net", "bash", "-c", OWN_FILES + _BEGIN, root, *OWN],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,

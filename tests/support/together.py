@@ -31,6 +31,7 @@ FIRST = (
     "tests/roles/test_mysql.py",
     "tests/faults/disk_checker/",
     "tests/lab/",
+    "tests/roles/test_lab_inventory.py",
 )
 """Groups that take minutes, the longest first."""
 
