@@ -181,6 +181,36 @@ def test_workers_end_with_their_master(start_balancer: Start, node: Node) -> Non
     assert alive == []
 
 
+@pytest.mark.parametrize("number", ["0", "2"])
+def test_who_is_killed_with_all_processes_serves_again(
+    tmp_path: Path, node: Node, number: str
+) -> None:
+    """What was on its way is lost, and said to be; nothing is answered wrongly."""
+    port = free_port()
+    file = tmp_path / "web.conf"
+    file.write_text(proxy(node.address, settings=KEPT).replace("PORT", str(port)))
+    argv = [LJ, "perlbal", "serve", "--config", file, "--workers", number]
+    with (
+        spawn(argv, tmp_path / "first", ready=lambda: accepts(port)) as first,
+        http_load(port, "/counted", pause_s=0.02) as load,
+    ):
+        load.go_on(50)
+        own = psutil.Process(first.pid)
+        for process in (own, *own.children(recursive=True)):
+            process.kill()
+        first.process.wait(20)
+        with spawn(argv, tmp_path / "second", ready=lambda: accepts(port)):
+            load.go_on(50)
+            load.stop()
+    print(
+        f"{len(load.lost)} of {load.answered + len(load.lost)} requests lost; "
+        f"nobody was answered for {load.longest_gap_s:.2f} s"
+    )
+    assert not [problem for problem in load.lost if "status" in problem]
+    # Every client had one request on its way with each process at the most; others were not let in.
+    assert sum("refused" not in problem for problem in load.lost) <= 8 * max(1, int(number))
+
+
 def test_the_end_waits_for_answers(start_balancer: Start, node: Node) -> None:
     balancer = start_balancer(proxy(node.address, settings=KEPT), "ours", "--workers", "2")
     with balancer.talk() as talk:

@@ -69,24 +69,6 @@ def test_redirect_sends_hosts_elsewhere(which: Which, start_balancer: Start, nod
 
 
 @BOTH
-def test_access_control_goes_by_the_first_rule(
-    which: Which, start_balancer: Start, node: Node
-) -> None:
-    balancer = start_balancer(using("AccessControl", node, "ACCESS DENY ip 127.0.0.9"), which)
-    assert get(balancer.port).status == 200
-    # The console's own SERVICE was created last: rules are about the one that is used.
-    with socket.create_connection(("127.0.0.1", balancer.console)) as console:
-        console.sendall(b"USE web\r\nACCESS DENY ip 127.0.0.1\r\nACCESS ALLOW ip 127.0.0.1\r\n")
-        console.sendall(b"ACCESS SNEEZE ip 127.0.0.1\r\nACCESS DENY house 3\r\nversion\r\n")
-        answers = console.makefile("r")
-        assert answers.readline().startswith("OK")
-        assert [answers.readline().strip() for _ in range(2)] == ["OK", "OK"]
-        assert answers.readline().startswith("ERROR: usage: ACCESS")
-        assert answers.readline().startswith("ERROR: Unknown item to deny: 'house'")
-    assert get(balancer.port).status == 403
-
-
-@BOTH
 def test_highpri_shows_its_patterns(which: Which, start_balancer: Start, node: Node) -> None:
     balancer = start_balancer(using("Highpri", node, "SET web.highpri.host_pattern = ^pay"), which)
     usual = r"^(?:/interface/(?:xmlrpc|flat)|/login\.bml)$"
@@ -201,32 +183,6 @@ def test_an_echo_service_sends_lines_back(which: Which, start_balancer: Start) -
     assert balancer.command("SET echo.echo_delay = soon")[0].startswith("ERROR: Expecting integer")
 
 
-@BOTH
-def test_throttle_makes_a_client_wait_that_asks_again_at_once(
-    which: Which, start_balancer: Start, node: Node
-) -> None:
-    balancer = start_balancer(
-        using(
-            "Throttle",
-            node,
-            before=(
-                "SET throttle_threshold_seconds = 600",
-                "SET initial_delay = 5",
-                "SET path_regex = ^/login",  # Perlbal looks at it only once
-                "SET log_events = none",
-            ),
-        ),
-        which,
-    )
-    assert get(balancer.port, "/login").status == 200
-    with balancer.talk() as waiting:
-        waiting.send(b"GET /login?again HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        assert get(balancer.port, "/other").status == 200
-        assert "/login?again" not in node.seen()
-        assert waiting.read().status == 200
-    assert "/login?again" in node.seen()
-
-
 def gif(*colours: bytes) -> bytes:
     """A GIF image of one pixel with a colour table."""
     table = b"".join(colours)
@@ -318,46 +274,6 @@ def test_files_that_are_not_there_yet_come_from_elsewhere(
 # -- ours alone -------------------------------------------------------------------
 
 
-def test_what_waits_is_bounded_and_then_refused(start_balancer: Start, node: Node) -> None:
-    lines = ("SET initial_delay = 600", "SET max_delay = 600", "SET max_concurrent = 1")
-    balancer = start_balancer(using("Throttle", node, *lines))
-    assert get(balancer.port, "/1").status == 200
-    with balancer.talk() as waiting:
-        waiting.send(b"GET /2 HTTP/1.1\r\nHost: a\r\n\r\n")
-        answer = get(balancer.port, "/3")
-        while answer.status == 200:  # it overtook the one that is to wait
-            answer = get(balancer.port, "/3")
-        assert answer.status == 403
-        # Who stops to use the plug-in lets go of who waits.
-        assert balancer.command("SET web.plugins = none") == ["OK"]
-        assert waiting.read().status == 200
-
-
-def test_a_list_is_read_again(start_balancer: Start, node: Node, tmp_path: Path) -> None:
-    denied = tmp_path / "denied"
-    denied.write_text("192.0.2.0/24  # nobody here\n")
-    config = f"SET blacklist_file = {denied}"
-    balancer = start_balancer(
-        f"LOAD Throttle\n{proxy(node.address, settings=f'  {config}')}\nSET web.plugins = Throttle"
-        "\nSET web.throttle_threshold_seconds = 0\n"
-    )
-    assert get(balancer.port).status == 200
-    denied.write_text("127.0.0.0/8\n")
-    with socket.create_connection(("127.0.0.1", balancer.console)) as console:
-        console.sendall(b"USE web\r\nthrottle reload blacklist\r\nthrottle reload whitelist\r\n")
-        answers = console.makefile("r")
-        assert [answers.readline().strip() for _ in range(3)] == [
-            "OK",
-            "OK",
-            "ERROR: no whitelist file configured",
-        ]
-    assert get(balancer.port).status == 403
-    denied.write_text("somewhere\n")
-    assert balancer.command("throttle reload blacklist") == [
-        "ERROR: No service name in context from CREATE SERVICE <name> or USE <service_name>"
-    ]
-
-
 def test_a_redirect_keeps_the_method_and_adds_no_field(start_balancer: Start, node: Node) -> None:
     balancer = start_balancer(using("Redirect", node, "REDIRECT HOST * new.example:8080"))
     with balancer.talk() as talk:
@@ -366,43 +282,6 @@ def test_a_redirect_keeps_the_method_and_adds_no_field(start_balancer: Start, no
         assert answer.fields["location"] == "http://new.example:8080/form"
     refused = balancer.command("REDIRECT HOST * evil\\r\\nX")
     assert refused[0].startswith("ERROR:")
-
-
-def test_access_rules_survive_a_dump(start_balancer: Start, node: Node) -> None:
-    balancer = start_balancer(
-        using(
-            "AccessControl",
-            node,
-            "ACCESS QUEUE_LOW netmask 127.0.0.0/8",
-            "ACCESS DENY ip 10.0.0.1",
-            "ACCESS POLICY deny",
-            "SET web.accesscontrol.use_observed_ip = on",
-        )
-    )
-    dumped = [line.strip() for line in balancer.command("dumpconfig")]
-    start = dumped.index("ACCESS QUEUE_LOW netmask 127.0.0.0/8")
-    assert dumped[start : start + 4] == [
-        "ACCESS QUEUE_LOW netmask 127.0.0.0/8",
-        "ACCESS DENY ip 10.0.0.1",
-        "ACCESS POLICY deny",
-        "SET web.accesscontrol.use_observed_ip = on",
-    ]
-
-
-def test_who_is_denied_by_the_address_that_a_trusted_proxy_tells(
-    start_balancer: Start, node: Node
-) -> None:
-    balancer = start_balancer(
-        using(
-            "AccessControl",
-            node,
-            "SET trusted_upstream_proxies = 127.0.0.0/8",
-            "SET web.accesscontrol.use_observed_ip = on",
-            "ACCESS DENY netmask 192.0.2.0/24",
-        )
-    )
-    assert get(balancer.port, "/", "X-Forwarded-For: 192.0.2.7").status == 403
-    assert get(balancer.port, "/", "X-Forwarded-For: 192.0.2.7, 198.51.100.1").status == 200
 
 
 def test_a_circle_of_files_and_a_missing_one_are_refused(

@@ -1,0 +1,199 @@
+"""Index files, odd names, parts, several files at once, what is stored: ours and Debian's Perlbal.
+
+What `test_web_server` leaves of the original's own scenarios.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.perlbal import Answer, Balancer, Talk, Which, starting
+
+pytestmark = pytest.mark.interop
+
+BOTH = pytest.mark.parametrize("which", ["ours", "perlbal"])
+TEXT = b"foo bar baz\n" * 1000
+A, B = b"a" * 50 + b"\n", b"b" * 50 + b"\n"
+
+
+@dataclass
+class Site:
+    """Two web servers with the same folder each."""
+
+    balancers: dict[Which, Balancer]
+    folders: dict[Which, Path]
+
+    def ask(self, which: Which, method: str, target: str, *lines: str, body: bytes = b"") -> Answer:
+        """One request of HTTP/1.0 over a connection of its own."""
+        head = "".join(f"{line}\r\n" for line in lines)
+        with Talk(self.balancers[which].port) as talk:
+            talk.send(f"{method} {target} HTTP/1.0\r\n{head}\r\n".encode() + body)
+            return talk.read(method)
+
+    def put(self, which: Which, target: str, body: bytes, *lines: str) -> bool:
+        """Whether a PUT is taken."""
+        length = f"Content-Length: {len(body)}"
+        return self.ask(which, "PUT", target, length, *lines, body=body).status in (200, 201)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    base = tmp_path_factory.mktemp("pages")
+    balancers: dict[Which, Balancer] = {}
+    folders: dict[Which, Path] = {}
+    with starting(base) as start:
+        which: Which
+        for which in ("ours", "perlbal"):
+            root = folders[which] = base / which
+            (root / "foo" / "bar").mkdir(parents=True)
+            for name in ("bar.txt", "bar+baz.txt", "foo..123.txt"):
+                (root / "foo" / name).write_bytes(TEXT)
+            for folder in (root / "foo", root / "foo" / "bar"):
+                (folder / "a.css").write_bytes(A)
+                (folder / "b.css").write_bytes(B)
+            balancers[which] = start(
+                "SERVER aio_mode = none\nCREATE SERVICE files\n  SET role = web_server\n"
+                f"  SET docroot = {root}\n  SET listen = 127.0.0.1:PORT\n"
+                "  SET persist_client = on\n  SET enable_put = on\n  SET enable_delete = on\n"
+                "  SET enable_concatenate_get = on\nENABLE files\n",
+                which,
+            )
+        yield Site(balancers, folders)
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["bar.txt", "bar.txt?foo=bar", "bar+baz.txt", "foo..123.txt"])
+def test_names(which: Which, name: str, site: Site) -> None:
+    assert site.ask(which, "GET", f"/foo/{name}").body == TEXT
+
+
+@BOTH
+def test_index_files_change_live(which: Which, site: Site) -> None:
+    command = site.balancers[which].command
+    # Without one, Perlbal says in a page that it is none; ours says 403.
+    assert site.ask(which, "GET", "/foo/").body != TEXT
+    command("SET files.index_files = not_here.txt, nor_here.html, bar.txt")
+    assert site.ask(which, "GET", "/foo/").body == TEXT
+    command("SET files.index_files = blah.txt")
+    bare = site.ask(which, "GET", "/foo/")
+    assert bare.status == (200 if which == "perlbal" else 403)
+    assert b"bar.txt" not in bare.body
+    command("SET files.index_files = index.html")
+
+
+@BOTH
+def test_the_name_of_the_server_can_be_kept_back(which: Which, site: Site) -> None:
+    assert "perlbal" in site.ask(which, "GET", "/foo/bar.txt").fields["server"].lower()
+    site.balancers[which].command("SET files.server_tokens = off")
+    assert "server" not in site.ask(which, "GET", "/foo/bar.txt").fields
+    site.balancers[which].command("SET files.server_tokens = on")
+
+
+@BOTH
+def test_what_has_not_changed_has_no_length(which: Which, site: Site) -> None:
+    for target in ("/foo/bar.txt", "/foo/??a.css,bar/b.css"):
+        changed = site.ask(which, "GET", target).fields["last-modified"]
+        keep = "Connection: keep-alive"
+        answer = site.ask(which, "GET", target, keep, f"If-Modified-Since: {changed}")
+        assert answer.status == 304
+        assert "content-length" not in answer.fields
+        assert answer.fields["connection"].lower() == "keep-alive"
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("target", "status", "body"),
+    [
+        ("/foo??a.css,b.css", 400, None),  # Perlbal: 500
+        ("/bogus/??a.css,b.css", 404, None),
+        ("/foo/??a.css,bogus.css", 404, None),
+        ("/foo/??a.css,b.css", 200, A + B),
+        ("/foo/??a.css,bar/b.css", 200, A + B),
+        ("/foo/??a.css,a.css", 200, A + A),
+    ],
+)
+def test_several_files_at_once(
+    which: Which, target: str, status: int, body: bytes | None, site: Site
+) -> None:
+    answer = site.ask(which, "GET", target)
+    assert answer.status == (500 if which == "perlbal" and status == 400 else status)
+    assert body is None or answer.body == body
+
+
+@BOTH
+def test_several_files_at_once_can_be_switched_off(which: Which, site: Site) -> None:
+    site.balancers[which].command("SET files.enable_concatenate_get = off")
+    answer = site.ask(which, "GET", "/foo/??a.css,b.css")
+    assert answer.status == 403
+    site.balancers[which].command("SET files.enable_concatenate_get = on")
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("wanted", "status"),
+    [("0-6", 206), ("12-", 206), ("12000-", 416), ("5-1", 416)],
+)
+def test_parts(which: Which, wanted: str, status: int, site: Site) -> None:
+    answer = site.ask(which, "GET", "/foo/bar.txt", f"Range: bytes={wanted}")
+    if wanted == "5-1" and which == "ours":  # RFC 9110: it is no range, and means nothing
+        assert (answer.status, answer.body) == (200, TEXT)
+        return
+    assert answer.status == status
+    if status == 206:
+        assert answer.body == (TEXT[:7] if wanted == "0-6" else TEXT[12:])
+
+
+@BOTH
+def test_an_upload_in_chunks_is_stored(which: Which, site: Site) -> None:
+    with site.balancers[which].talk() as talk:
+        talk.send(
+            b"PUT /chunked.txt HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
+            b"Expect: 100-continue\r\n\r\n"
+        )
+        assert talk.read().status == 100
+        for size in (500, 5, 5, 100_000):
+            talk.send(b"%x\r\n%b\r\n" % (size, b"x" * size))
+        talk.send(b"0\r\n\r\n")
+        assert talk.read().status in (200, 201)
+    assert (site.folders[which] / "chunked.txt").read_bytes() == b"x" * 100_510
+
+
+@BOTH
+def test_folders_that_must_be_there(which: Which, site: Site) -> None:
+    command = site.balancers[which].command
+    command("SET files.min_put_directory = 2")
+    assert not site.put(which, "/one/two/f.txt", TEXT)
+    (site.folders[which] / "one" / "two").mkdir(parents=True)
+    assert site.put(which, "/one/two/f.txt", TEXT)
+    assert site.put(which, "/one/two/f.txt", b"")
+    assert (site.folders[which] / "one" / "two" / "f.txt").read_bytes() == b""
+    command("SET files.min_put_directory = 0")
+    assert site.put(which, "/tree/a/b/c/d/f.txt", TEXT)
+
+
+@BOTH
+def test_what_may_be_stored_and_removed_changes_live(which: Which, site: Site) -> None:
+    command = site.balancers[which].command
+    file = site.folders[which] / "live.txt"
+    digest = "Content-MD5: " + base64.b64encode(hashlib.md5(b"!").digest()).decode()
+    assert site.put(which, "/live.txt", b"!", digest)
+    assert not site.put(which, "/live.txt", b"?", digest)
+    assert file.read_bytes() == b"!"
+    command("SET files.enable_md5 = off")
+    assert site.put(which, "/live.txt", b"?", digest)
+    command("SET files.enable_md5 = on")
+    command("SET files.enable_put = off")
+    assert not site.put(which, "/live.txt", b"new")
+    command("SET files.enable_put = on")
+    command("SET files.enable_delete = off")
+    assert site.ask(which, "DELETE", "/live.txt").status >= 400
+    command("SET files.enable_delete = on")
+    assert file.read_bytes() == b"?"
+    assert site.ask(which, "DELETE", "/live.txt").status == 204
+    assert list(file.parent.glob("live*")) == []
