@@ -25,6 +25,7 @@ from tests.support.liar_disk import LiarDisk, NbdServer
 from tests.support.process import wait_for
 
 CHECKER = Path(sys.executable).with_name("disk-checker")
+BUSY_S = 60.0
 
 
 def command(*words: str | Path) -> str:
@@ -162,12 +163,18 @@ class Rig:
 
     @staticmethod
     def _insist(*words: str | Path) -> None:
-        """A busy mount or device becomes free when a killed writer is quite gone."""
-        for _ in range(100):
-            if subprocess.run([str(w) for w in words], capture_output=True).returncode == 0:
+        """A busy mount or device becomes free when a killed writer is quite gone.
+
+        That is when the kernel has ended what the writer's ring still had on its way to the disk.
+        """
+        until = time.monotonic() + BUSY_S
+        while True:
+            run = subprocess.run([str(w) for w in words], capture_output=True, text=True)
+            if run.returncode == 0:
                 return
+            if time.monotonic() > until:
+                raise AssertionError(f"{' '.join(map(str, words))}: {run.stderr.strip()}")
             time.sleep(0.05)
-        raise AssertionError(f"{' '.join(map(str, words))} never worked")
 
     def restart(self, mode: str = "writeback") -> str:
         """The power comes back; mounted again only by who wants it."""

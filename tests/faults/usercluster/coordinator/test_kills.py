@@ -138,7 +138,7 @@ def test_a_held_user_is_freed_without_any_worker(ready: TestSite, tmp_path: Path
         )
         assert moves.get(1).state == CATCHING_UP
         client = coordinator.client()
-        assert "no worker is connected" in client.call("show", 1).text
+        wait_for(lambda: "no worker is connected" in client.call("show", 1).text, "its schedule")
         client.close()
         with working(site):
             settle(site)
