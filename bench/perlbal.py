@@ -10,12 +10,11 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +22,6 @@ import psutil
 
 import lj_services
 from bench.harness import Comparison, Contender, Load, Subject, free_port, wait_until_it_answers
-from lj_services.daemon.listening import allow_open_files
 
 TITLE = "Load balancer"
 
@@ -47,7 +45,7 @@ def _running(argv: list[str], port: int, cores: list[int]) -> Iterator[int]:
 _NGINX_SETTINGS = """
 worker_processes 1; daemon off; master_process off;
 pid {folder}/nginx.pid; error_log {folder}/error.log;
-events {{ worker_connections 8192; }}
+events {{ worker_connections 19000; }}
 http {{
   access_log off; sendfile on; keepalive_requests 100000000; keepalive_timeout 300;
   client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
@@ -72,7 +70,7 @@ _NGINX = (
 )
 """Files; and answers that name a file or a URL instead, to Perlbal and to nginx as a proxy."""
 
-_NGINX_PROXY = (
+NGINX_PROXY = (
     _NGINX_SETTINGS
     + """
   upstream node {{ server 127.0.0.1:{node}; keepalive 1000; }}
@@ -103,6 +101,7 @@ ENABLE web
 """
 
 _FILES = """
+{extra}
 CREATE SERVICE web
   SET role = web_server
   SET docroot = {root}
@@ -114,7 +113,8 @@ ENABLE web
 HAPROXY = """
 global
   nbthread 1
-  maxconn 8000
+  maxconn 19000
+  no strict-limits
 defaults
   mode http
   timeout connect 5s
@@ -128,7 +128,8 @@ backend b
   server s 127.0.0.1:{node}
 """
 
-_PATIENT = "  SET persist_client_idle_timeout = 300\n"
+XS = "XS enable headers"
+"""Has Perlbal parse heads in C."""
 
 Words = Callable[[Path], list[str]]
 
@@ -138,7 +139,7 @@ def run_ours(file: Path) -> list[str]:
     return [lj, "perlbal", "serve", "--config", str(file), "--listen", "127.0.0.1:0"]
 
 
-def _perlbal(file: Path) -> list[str]:
+def run_perlbal(file: Path) -> list[str]:
     return ["perlbal", f"--config={file}"]
 
 
@@ -146,13 +147,23 @@ def run_haproxy(file: Path) -> list[str]:
     return ["haproxy", "-db", "-f", str(file)]
 
 
-def _nginx(file: Path) -> list[str]:
+def run_nginx(file: Path) -> list[str]:
     return ["nginx", "-c", str(file)]
 
 
 @contextmanager
-def contender(text: str, words: Words, settings: str = "", extra: str = "") -> Iterator[Subject]:
-    """A balancer or web server, with nginx behind it."""
+def contender(
+    text: str, words: Words, settings: str = "", extra: str = "", node: int | None = None
+) -> Iterator[Subject]:
+    """A balancer or web server.
+
+    Args:
+        text: of its configuration, with names in braces for what is filled in.
+        words: what starts it with a file that has this text.
+        settings: lines about the service.
+        extra: lines before it.
+        node: port of the server behind it; None: nginx, started for it.
+    """
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         folder.chmod(0o755)
@@ -160,11 +171,12 @@ def contender(text: str, words: Words, settings: str = "", extra: str = "") -> I
         root.mkdir()
         (root / "1k").write_bytes(b"x" * 1024)
         (root / "10m").write_bytes(os.urandom(10 * MIB))
-        node, port = free_port(), free_port()
-        others = CORES[1:] or CORES
-        behind = folder / "behind.conf"
-        behind.write_text(_NGINX.format(folder=folder, port=node, root=root))
-        stack.enter_context(_running(_nginx(behind), node, others))
+        port = free_port()
+        if node is None:
+            node = free_port()
+            behind = folder / "behind.conf"
+            behind.write_text(_NGINX.format(folder=folder, port=node, root=root))
+            stack.enter_context(_running(run_nginx(behind), node, CORES[1:] or CORES))
         file = folder / "contender.conf"
         file.write_text(
             text.format(
@@ -188,51 +200,37 @@ def wrk(subject: Subject, *, path: str, clients: int, duration_s: int, figure: s
     return rate * 10 if figure == "MiB" else rate
 
 
-IDLE = 3_000
-"""Clients that are connected and ask for nothing."""
-
-
-_started_with: dict[int, int] = {}
-"""Bytes of memory that a process had before its first client."""
-
-
-def idle(subject: Subject, *, clients: int) -> float:
-    """KiB of memory that a client costs who was served once and stays connected."""
-    assert subject.pid is not None
-    allow_open_files(clients + 100)
-    process = psutil.Process(subject.pid)
-    before = _started_with.setdefault(subject.pid, process.memory_info().rss)
-    port = int(subject.value.rpartition(":")[2])
-    with ExitStack() as stack:
-        connected = []
-        for _ in range(clients):
-            client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
-            client.sendall(b"GET /1k HTTP/1.1\r\nHost: a\r\n\r\n")
-            connected.append(client)
-        for client in connected:
-            received = b""
-            while len(received.partition(b"\r\n\r\n")[2]) < 1024:
-                data = client.recv(4096)
-                if not data:
-                    raise RuntimeError("the balancer has hung up on an idle client")
-                received += data
-        return (process.memory_info().rss - before) / 1024 / clients
-
-
-def version_of(*words: str) -> str:
+def _version(*words: str) -> str:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     found = re.search(r"\d+\.\d+[.\d]*", done.stdout + done.stderr)
     return found[0] if found else "?"
 
 
-def _debian(package: str) -> str:
-    done = subprocess.run(
-        ["dpkg-query", "--show", "--showformat=${Version}", package],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout
+Start = Callable[[], AbstractContextManager[Subject]]
+
+
+def ours(start: Start) -> Contender:
+    """Ours, started by `start`."""
+    uvloop = importlib.metadata.version("uvloop")
+    version = f"{lj_services.__version__} (uvloop {uvloop})"
+    return Contender("lj perlbal serve", version, start)
+
+
+def perlbal(start: Start) -> Contender:
+    """Debian's Perlbal."""
+    words = ("dpkg-query", "--show", "--showformat=${Version}", "perlbal")
+    version = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+    return Contender("Perlbal", f"{version} with IO::AIO and XS headers", start)
+
+
+def haproxy(start: Start) -> Contender:
+    """HAProxy."""
+    return Contender("HAProxy, one thread", _version("haproxy", "-v"), start)
+
+
+def nginx(start: Start) -> Contender:
+    """nginx."""
+    return Contender("nginx, one worker", _version("nginx", "-v"), start)
 
 
 def comparisons(quick: bool) -> Iterator[Comparison]:
@@ -243,31 +241,19 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
         Load("1 KiB, 512 clients", "requests/s", ask(path="/1k", clients=512, figure="requests")),
     ]
     large = [Load("10 MiB, 8 clients", "MiB/s", ask(path="/10m", clients=8, figure="MiB"))]
-    version = f"{lj_services.__version__} (uvloop {importlib.metadata.version('uvloop')})"
-    ours = partial(Contender, "lj perlbal serve", version)
     proxy = partial(contender, PROXY, run_ours)
     files = partial(contender, _FILES, run_ours)
-    perl = f"{_debian('perlbal')} with IO::AIO and XS headers"
-    haproxy = Contender(
-        "HAProxy, one thread",
-        version_of("haproxy", "-v"),
-        partial(contender, HAPROXY, run_haproxy),
-    )
     yield Comparison(
         "Reverse proxy beside Perlbal",
         ours=ours(proxy),
-        peer=Contender(
-            "Perlbal",
-            perl,
-            partial(contender, PROXY, _perlbal, extra="XS enable headers"),
-        ),
+        peer=perlbal(partial(contender, PROXY, run_perlbal, extra=XS)),
         loads=small,
         goal="five times Perlbal's requests a second",
     )
     yield Comparison(
         "Reverse proxy beside HAProxy",
         ours=ours(proxy),
-        peer=haproxy,
+        peer=haproxy(partial(contender, HAPROXY, run_haproxy)),
         loads=small + large,
         goal="0.7 of HAProxy's requests a second",
     )
@@ -290,18 +276,14 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
     yield Comparison(
         "Web server beside Perlbal",
         ours=ours(files),
-        peer=Contender("Perlbal", perl, partial(contender, _FILES, _perlbal)),
+        peer=perlbal(partial(contender, _FILES, run_perlbal, extra=XS)),
         loads=small[:1],
         goal="five times Perlbal's requests a second",
     )
     yield Comparison(
         "Web server beside nginx",
         ours=ours(files),
-        peer=Contender(
-            "nginx, one worker",
-            version_of("nginx", "-v"),
-            partial(contender, _NGINX, _nginx),
-        ),
+        peer=nginx(partial(contender, _NGINX, run_nginx)),
         loads=small[:1] + large,
         goal="0.9 of nginx's throughput of large files, and at most 1.2 times its CPU for a byte "
         "(a ratio of 0.83 for a CPU second)",
@@ -309,28 +291,11 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
     yield Comparison(
         "Reproxied beside nginx's X-Accel-Redirect",
         ours=ours(partial(contender, PROXY, run_ours, settings="  SET enable_reproxy = on\n")),
-        peer=Contender(
-            "nginx, one worker",
-            version_of("nginx", "-v"),
-            partial(contender, _NGINX_PROXY, _nginx),
-        ),
+        peer=nginx(partial(contender, NGINX_PROXY, run_nginx)),
         loads=[
             Load("10 MiB, a file, 8 clients", "MiB/s", ask(path="/file", clients=8, figure="MiB")),
             Load("10 MiB, a URL, 8 clients", "MiB/s", ask(path="/url", clients=8, figure="MiB")),
         ],
         goal="0.9 of nginx's throughput, and at most 1.2 times its CPU for a byte (a ratio of "
         "0.83 for a CPU second)",
-    )
-    count = IDLE // 10 if quick else IDLE
-    yield Comparison(
-        "Clients that stay connected",
-        ours=Contender(
-            "lj perlbal serve", version, partial(contender, PROXY, run_ours, settings=_PATIENT)
-        ),
-        loads=[
-            Load(
-                f"{count:,} idle clients", "KiB each", partial(idle, clients=count), better="lower"
-            )
-        ],
-        goal="under 8 KiB each",
     )

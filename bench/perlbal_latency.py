@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import lj_services
 from bench import perlbal
-from bench.harness import Comparison, Contender, Load, Subject, free_port
+from bench.harness import Comparison, Load, Subject, free_port
 from lj_services.daemon.listening import allow_open_files
 
 TITLE = "Load balancer: how long requests take"
@@ -188,19 +187,14 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
     )
     patient = "  SET idle_timeout = 300\n"
     proxy = partial(perlbal.contender, perlbal.PROXY, perlbal.run_ours, settings=patient)
-    ours = partial(Contender, "lj perlbal serve", lj_services.__version__)
     before_others = os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR)
     notes = ["All with real-time priority, as others used the machine."] if before_others else []
-    alone = ours(partial(target, proxy, _quiet))
+    alone = perlbal.ours(partial(target, proxy, _quiet))
     haproxy = partial(perlbal.contender, perlbal.HAPROXY, perlbal.run_haproxy)
     yield Comparison(
         "At half load, beside HAProxy",
         ours=alone,
-        peer=Contender(
-            "HAProxy, one thread",
-            perlbal.version_of("haproxy", "-v"),
-            partial(target, haproxy, _quiet),
-        ),
+        peer=perlbal.haproxy(partial(target, haproxy, _quiet)),
         loads=[load],
         notes=notes,
         goal="at most twice HAProxy's (a ratio of 0.5)",
@@ -208,7 +202,7 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
     count = SLOW_CLIENTS // 10 if quick else SLOW_CLIENTS
     yield Comparison(
         f"With {count:,} clients that send a byte a second, beside none",
-        ours=ours(partial(target, proxy, partial(slow_clients, count=count))),
+        ours=perlbal.ours(partial(target, proxy, partial(slow_clients, count=count))),
         peer=alone,
         loads=[load],
         notes=notes,
@@ -216,7 +210,7 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
     )
     yield Comparison(
         f"With {HANGING} requests that hang at a slow node, beside none",
-        ours=ours(beside_a_slow_node),
+        ours=perlbal.ours(beside_a_slow_node),
         peer=alone,
         loads=[load],
         notes=notes,
