@@ -11,7 +11,7 @@ One write on its way through the files:
   of ``protocol``), ``listener`` appends the intent to the run's journal in ``ledger``,
   fsyncs, grants it;
 - ``stamp`` builds the block in ``slots``: every sector says run, place, sequence number and
-  time and carries a checksum; a ``chain`` has the kernel write and sync it by its ``ring``, or
+  time and carries a checksum; a ``chain`` has the C library write and sync it by ``aio``, or
   a ``lane`` hands it to a ``worker``, a process that only writes and syncs by ``target`` (a
   database's commits share their syncs by ``groupsync``);
 - what is synced ``writer`` acknowledges over ``uplink``;

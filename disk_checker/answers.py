@@ -12,7 +12,7 @@ ACKED, TAKEN, FAILED, TOLD = range(4)
 """Kinds of answers: a batch is synced; a piece is written; a batch failed; something to note."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """What came of writes: ``count`` from ``seq`` on, at ``time_us``; or a note."""
 

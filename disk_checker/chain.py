@@ -1,18 +1,18 @@
-"""A lane without a worker: the kernel itself writes and syncs, one thing after the other.
+"""A lane without a worker: the C library writes and syncs, one thing after the other.
 
-Between a sync's end and the next write no program runs, as none does in a loop in C, so a
+Between a sync's end and the next write no Python runs, as none does in a loop in C, so a
 journal's next commit is not missed for the time that Python takes.  The writes and syncs of
-some batches are one chain of a :mod:`disk_checker.ring`, given to the kernel together; the
-next chain is built meanwhile, and submitted when this one has ended.
+some batches stand in a :mod:`disk_checker.aio` queue; it is filled up while it is worked on,
+and what has ended is taken from it now and then.
 
 What makes an acknowledgement worth something holds here too (see
 :mod:`disk_checker.worker`): each sync has a result of its own, it began after the writes
-before it had ended well, and a batch is acknowledged for its own sync's result alone.  After
-an error the kernel cancels the rest of the chain; those writes were announced, never begun,
-and are never acknowledged.
+before it had ended well, and a batch is acknowledged for its own results alone.  After an
+error nothing of what stands behind it is acknowledged, also not what the C library had done
+before the error was seen; the rest of it is cancelled.
 
-How long a chain is adapts to the disk: long enough that the moment between two of them costs
-little, and short enough that a block is not much older than the time it says.
+How much stands in the queue adapts to the disk: so much that it does not run empty, and so
+little that a block is not much older than the time it says.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ import errno
 import os
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
 
+from disk_checker.aio import Queue
 from disk_checker.answers import ACKED, FAILED, TOLD, Answer, failure
 from disk_checker.plan import Plan
 from disk_checker.readback import Promise, ReadBack
-from disk_checker.ring import Ring
 from disk_checker.slots import Piece, Supply
 from disk_checker.stamp import Stamper
 from disk_checker.target import FileHandle
@@ -36,44 +35,29 @@ _SYNCED_BY = {"fsync": 1, "fdatasync": 1, "dsync": 0, "none": 0}
 """Operations that follow a batch's last write; other ways of syncing are a worker's."""
 
 _SHORT_US, _LONG_US = 8_000, 24_000
-_OPERATIONS = 256  # of a chain: twice as many as it ever has
+
+OPERATIONS = 256
+"""Of a queue, at most: a write and a sync for each slot."""
 
 
-class _Pushed(NamedTuple):
-    """Neighbours in a chain: a piece's writes and their sync, or one read."""
-
-    operations: int
-    piece: Piece | None
-    promise: Promise | None
-
-
-def make_rings(plan: Plan) -> list[Ring]:
-    """One ring for each thread of a plan; none where the kernel can't do what is planned."""
-    if plan.kind == "folder" or plan.workload == "innodb" or plan.sync not in _SYNCED_BY:
-        return []
-    rings: list[Ring] = []
-    try:
-        for _ in range(plan.threads):
-            rings.append(Ring(_OPERATIONS, plan.threads))
-    except OSError:
-        for ring in rings:
-            ring.close()
-        return []
-    return rings
+def can_chain(plan: Plan) -> bool:
+    """Whether a queue can do what is planned."""
+    return plan.kind != "folder" and plan.workload != "innodb" and plan.sync in _SYNCED_BY
 
 
 class Chain(Supply):
     """One thread of the plan.
 
-    ``answers`` is the descriptor to wait on.
-
+    :param queue: of the handle's ``file``, with room for ``OPERATIONS``.
+    :param reads: of its ``reader``.
     :param read_back: read an old block back after every so many writes; 0: never.
     :param go_on: after an I/O error, go on with the next batch.
     """
 
     def __init__(
         self,
-        ring: Ring,
+        queue: Queue,
+        reads: Queue,
         plan: Plan,
         stamper: Stamper,
         handle: FileHandle,
@@ -82,114 +66,93 @@ class Chain(Supply):
         go_on: bool = False,
     ) -> None:
         super().__init__(stamper, plan.threads)
-        self.answers = ring.descriptor
-        self._ring = ring
+        self._queue, self._reads = queue, reads
         self._plan = plan
         self._handle = handle
         self._go_on = go_on
         self._back = ReadBack(stamper, read_back)
         self._memory = ctypes.addressof(ctypes.c_char.from_buffer(self.slots.memory))
         self._read_memory = ctypes.addressof(ctypes.c_char.from_buffer(handle.buffer))
-        most = self.slots.count // 2
-        # A chain has one read at most.
-        self._most = max(1, min(most, read_back) if read_back else most)
-        self._ahead = self._least = min(self._most, plan.depth)
-        self._pushed: deque[_Pushed] = deque()
-        self._building = 0  # blocks in the chain that is not submitted yet
-        self._users = self._awaited = 0  # words of the next operation, and of the next result
-        self._under_way = 0
-        self._began_us = 0
+        self._syncs = _SYNCED_BY[plan.sync]
+        # The next batch stands behind the one that is worked on, however slow the disk is.
+        self._ahead = self._least = min(self.slots.count, 2 * plan.depth)
+        self._pushed: deque[tuple[Piece, int]] = deque()  # and when it was built
         self._hung_up = False
+        # To be read back as soon as nothing is under way to its block; being read.
+        self._wanted: Promise | None = None
+        self._reading = False
         # Results of a piece that has not ended yet; blocks and faults of a batch that has not.
         self._results: list[int] = []
         self._blocks: list[int] = []
         self._cancelled = False
         self._error: tuple[str, OSError] | None = None
+        self._broken = False  # by an error, until nothing is under way that stood behind it
 
     @property
     def ended(self) -> bool:
         """Nothing is under way, and nothing more will be."""
-        return self._hung_up and not self._under_way
+        return self._hung_up and not self._pushed and not self._reading
 
     def feed(self, granted: int, now_us: int) -> None:
-        """Build what was granted into the next chain; submit it if none is under way.
+        """Build and queue what was granted.
 
         :param granted: the highest write whose intent is on the listener's disk.
         """
-        room = min(self.free, self._ahead - self._building)
-        if self._hung_up or (room <= 0 and self._under_way):
+        if self._hung_up or self._broken:
             return
-        if room > 0:
-            for piece in self.build(granted, now_us, room):
-                if not self._building:
-                    self._push_read()
-                self._push(piece)
-        if not self._under_way:
-            self._submit(now_us)
-
-    def _user(self) -> int:
-        self._users += 1
-        return self._users - 1
-
-    def _push(self, piece: Piece) -> None:
-        slots, file, size = self.slots, self._handle.file, self._plan.block_size
-        index = piece.slot
-        for block in piece.blocks:
-            address = self._memory + index * slots.stride
-            self._ring.write(file, block * size, address, size, self._user())
-            index = (index + 1) % slots.count
-        syncs = _SYNCED_BY[self._plan.sync] if piece.last else 0
-        if syncs:
-            self._ring.sync(file, self._user(), data_only=self._plan.sync == "fdatasync")
-        self._pushed.append(_Pushed(len(piece.blocks) + syncs, piece, None))
-        self._building += len(piece.blocks)
-
-    def _push_read(self) -> None:
-        """In its place in the chain: no write to the same block is under way then."""
-        handle = self._handle
-        promise = self._back.due() if handle.reads_direct else None
-        if promise is not None:
-            _, offset = handle.place(promise.block)
-            size = len(handle.buffer)
-            self._ring.read(handle.reader, offset, self._read_memory, size, self._user())
-            self._pushed.append(_Pushed(1, None, promise))
-
-    def _submit(self, now_us: int) -> None:
-        self._under_way = self._ring.pushed
-        if self._under_way:
-            self._began_us = now_us
-            self._building = 0
-            self._ring.submit()
+        room = self.free - self.slots.count + self._ahead
+        if room <= 0:
+            return
+        slots, queue, size = self.slots, self._queue, self._plan.block_size
+        stride, count, syncs = slots.stride, slots.count, self._syncs
+        data_only = self._plan.sync == "fdatasync"
+        avoid = -1 if self._wanted is None else self._wanted.block
+        for piece in self.build(granted, now_us, room, avoid):
+            index = piece.slot
+            for block in piece.blocks:
+                queue.write(block * size, self._memory + index * stride, size)
+                index = (index + 1) % count
+            if syncs and piece.last:
+                queue.sync(data_only=data_only)
+            self._pushed.append((piece, now_us))
 
     def collect(self, now_us: int) -> Iterator[Answer]:
-        """What the kernel has done."""
-        users, results = self._ring.results()
-        count = len(users)
-        if users != list(range(self._awaited, self._awaited + count)):
-            raise RuntimeError(f"io_uring: {users[:9]} ended before {self._awaited}")
-        if not count:
-            return
-        self._awaited += count
-        self._under_way -= count
-        self._results += results
-        at = 0
-        while self._pushed and len(self._results) - at >= self._pushed[0].operations:
-            front = self._pushed.popleft()
-            own = self._results[at : at + front.operations]
-            at += front.operations
-            if front.promise is not None:
-                yield from self._read(front.promise, own[0])
-            elif front.piece is not None:
-                yield from self._ended_piece(front.piece, own, now_us)
-        del self._results[:at]
-        if not self._under_way:
-            yield from self._chain_ended(now_us)
+        """What the C library has done."""
+        if self._reading and (results := self._reads.results()):
+            yield from self._read(results[0])
+        if fresh := self._queue.results():
+            yield from self._take(fresh, now_us)
+        if self._broken and not self._pushed:
+            self._broken = False
+        if not self._reading and not self._hung_up:
+            yield from self._read_back()
+
+    def _take(self, fresh: list[int], now_us: int) -> Iterator[Answer]:
+        self._results += fresh
+        results, pushed, at, built_us = self._results, self._pushed, 0, -1
+        while pushed:
+            piece, since_us = pushed[0]
+            end = at + len(piece.blocks) + (self._syncs if piece.last else 0)
+            if len(results) < end:
+                break
+            built_us = since_us
+            pushed.popleft()
+            yield from self._ended_piece(piece, results[at:end], now_us)
+            at = end
+        del results[:at]
+        if built_us >= 0:
+            if now_us - built_us < _SHORT_US:
+                self._ahead = min(self.slots.count, self._ahead * 2)
+            elif now_us - built_us > _LONG_US:
+                self._ahead = max(self._least, self._ahead * 3 // 4)
 
     def _ended_piece(self, piece: Piece, results: list[int], now_us: int) -> Iterator[Answer]:
         blocks, size = piece.blocks, self._plan.block_size
         count = len(blocks)
         self.free += count
-        if results != [size] * count + [0] * (len(results) - count):
+        if self._broken:
+            self._cancelled = True
+        elif results != [size] * count + [0] * (len(results) - count):
             for index, result in enumerate(results):
                 self._blame(result, "write" if index < count else self._plan.sync)
         if not piece.last:
@@ -210,48 +173,64 @@ class Chain(Supply):
             yield Answer(ACKED, len(blocks), first, now_us)
 
     def _blame(self, result: int, operation: str) -> None:
-        """One result of a batch that did not go well."""
+        """One result of a batch that did not go well; the first that is wrong says why."""
         if result == -errno.ECANCELED:
             self._cancelled = True
-        elif result < 0:
-            self._error = operation, OSError(-result, os.strerror(-result))
-        elif operation == "write" and result != self._plan.block_size:
-            self._error = "write", OSError(errno.ENOSPC, "the write was cut short")
-
-    def _read(self, promise: Promise, result: int) -> Iterator[Answer]:
-        skip, _ = self._handle.place(promise.block)
+            return
         if result < 0:
-            yield from self._judge(promise, OSError(-result, os.strerror(-result)))
+            error = OSError(-result, os.strerror(-result))
+        elif operation == "write" and result != self._plan.block_size:
+            error = OSError(errno.ENOSPC, "the write was cut short")
+        else:
+            return
+        self._error = self._error or (operation, error)
+        self._broken = True
+        self._queue.cancel()
+
+    def _read_back(self) -> Iterator[Answer]:
+        """Begin to read a block back while nothing is under way to it."""
+        if self._wanted is None:
+            self._wanted = self._back.due()
+        if self._wanted is None:
+            return
+        block, handle = self._wanted.block, self._handle
+        if any(block in piece.blocks for piece, _ in self._pushed):
+            return
+        if handle.reads_direct:
+            _, offset = handle.place(block)
+            self._reads.read(offset, self._read_memory, len(handle.buffer))
+            self._reading = True
+            return
+        try:
+            data: bytes | OSError = handle.read(block)
+        except OSError as error:
+            data = error
+        yield from self._judge(data)
+
+    def _read(self, result: int) -> Iterator[Answer]:
+        self._reading = False
+        assert self._wanted is not None
+        skip, _ = self._handle.place(self._wanted.block)
+        if result < 0:
+            yield from self._judge(OSError(-result, os.strerror(-result)))
         else:
             end = min(skip + self._plan.block_size, result)
-            yield from self._judge(promise, self._handle.buffer[skip:end])
+            yield from self._judge(self._handle.buffer[skip:end])
 
-    def _judge(self, promise: Promise, data: bytes | OSError) -> Iterator[Answer]:
+    def _judge(self, data: bytes | OSError) -> Iterator[Answer]:
+        promise, self._wanted = self._wanted, None
+        assert promise is not None
         note = self._back.judge(promise, data)
         if note is not None:
             yield Answer(TOLD, 0, 0, 0, note)
 
-    def _chain_ended(self, now_us: int) -> Iterator[Answer]:
-        took = now_us - self._began_us
-        if took < _SHORT_US:
-            self._ahead = min(self._most, self._ahead * 2)
-        elif took > _LONG_US:
-            self._ahead = max(self._least, self._ahead * 3 // 4)
-        if self._hung_up:
-            return
-        promise = None if self._handle.reads_direct else self._back.due()
-        if promise is not None:
-            try:
-                data: bytes | OSError = self._handle.read(promise.block)
-            except OSError as error:
-                data = error
-            yield from self._judge(promise, data)
-        self._submit(now_us)
-
     def hang_up(self) -> None:
-        """No more writes: it ends with the chain that is under way."""
-        self._hung_up = True
+        """No more writes: it ends with the operation that is under way."""
+        if not self._hung_up:
+            self._hung_up = True
+            self._queue.cancel()
 
     def close(self) -> None:
-        self._ring.close()
+        self._queue.close()
+        self._reads.close()
         self._handle.close()

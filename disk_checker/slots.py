@@ -77,12 +77,13 @@ class Supply:
             first += len(batch.blocks)
             self._planned += len(batch.blocks)
 
-    def build(self, granted: int, now_us: int, room: int) -> Iterator[Piece]:
+    def build(self, granted: int, now_us: int, room: int, avoid: int = -1) -> Iterator[Piece]:
         """Build what was granted.
 
         :param granted: the highest write whose intent is on the listener's disk.
         :param now_us: what the blocks say as the time of their write.
         :param room: slots that may be used, of those that are free.
+        :param avoid: a block that must not be written now: stop before it.
         """
         slots = self.slots
         most = max(1, slots.count // 2)
@@ -94,6 +95,8 @@ class Supply:
             if first + count - 1 > granted:
                 break
             blocks = batch.blocks[at : at + count]
+            if avoid in blocks:
+                break
             begin = index = self._next
             for seq, block in enumerate(blocks, first):
                 self._stamper.write_into(

@@ -1,7 +1,7 @@
 """`disk-checker create`: announces writes, has workers do them, passes acknowledgements on.
 
-Writing and syncing is done for each thread of the plan by the kernel (``chain``) or, where it
-can't, by a process that does nothing else (``worker``); this one, without any thread, does
+Writing and syncing is done for each thread of the plan by the C library (``chain``) or, where
+it can't, by a process that does nothing else (``worker``); this one, in one thread, does
 everything else: it chooses blocks, announces them, builds those that were granted, and hands
 what was acknowledged to the listener's line.  So neither the network nor Python's work on the
 next block is waited for between two syncs.
@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from mmap import mmap
 from typing import Any, Protocol
 
+from disk_checker import aio
 from disk_checker.answers import ACKED, TOLD, Answer, failure
-from disk_checker.chain import Chain, make_rings
+from disk_checker.chain import OPERATIONS, Chain, can_chain
 from disk_checker.groupsync import GroupSync
 from disk_checker.lane import Lane
 from disk_checker.plan import Plan
-from disk_checker.ring import Ring
 from disk_checker.stamp import Stamper
 from disk_checker.target import FileHandle, Handle
 from disk_checker.worker import Forked, Task, Worker
@@ -66,7 +66,7 @@ class _Part:
 
     lane: Lane | Chain
     task: Task | None
-    """the worker; None: the kernel"""
+    """the worker; None: the C library"""
     work: Iterator[Batch]
 
     def join(self) -> str:
@@ -84,7 +84,8 @@ class Writer:
     :param open_handle: opens the target for one worker, by its number.
     :param read_back: read an old block back after every so many writes; 0: never.
     :param go_on: after an I/O error, go on with other blocks.
-    :param launch: starts a worker; None: there are none where the kernel can do without.
+    :param launch: starts a worker; None: there are none where the C library can
+        do without.
     """
 
     def __init__(
@@ -128,11 +129,11 @@ class Writer:
         """
         group = GroupSync() if self.plan.workload == "innodb" else None
         try:
-            rings = make_rings(self.plan) if self._launch is None else []
+            chained = self._launch is None and can_chain(self.plan) and aio.works()
             for number in range(self.plan.threads):
                 work = batches(self.plan, number, self._seed)
-                if rings:
-                    self._chain(number, work, rings.pop())
+                if chained:
+                    self._chain(number, work)
                 else:
                     self._start(number, work, group)
             self._loop(tick)
@@ -146,16 +147,16 @@ class Writer:
                 part.lane.close()
                 self._ended(part.join())
 
-    def _chain(self, number: int, work: Iterator[Batch], ring: Ring) -> None:
+    def _chain(self, number: int, work: Iterator[Batch]) -> None:
         try:
             handle = self._open(number)
         except OSError as error:
-            ring.close()
             self._told(Answer(TOLD, 0, 0, 0, failure("open", 0, 0, error, None)))
             return
         assert isinstance(handle, FileHandle)
         chain = Chain(
-            ring,
+            aio.Queue(handle.file, OPERATIONS),
+            aio.Queue(handle.reader, 1),
             self.plan,
             self._stamper,
             handle,
@@ -183,31 +184,34 @@ class Writer:
 
     def _loop(self, tick: Callable[[], None]) -> None:
         line, poller = self.line, select.poll()
-        parts = {part.lane.answers: part for part in self._parts}
-        for descriptor in parts:
-            poller.register(descriptor, select.POLLIN)
-        if line.fileno() >= 0:
-            poller.register(line.fileno(), select.POLLIN)
+        parts = list(self._parts)
+        workers = {part.lane.answers: part for part in parts if isinstance(part.lane, Lane)}
+        chains = [part for part in parts if isinstance(part.lane, Chain)]
+        for descriptor in (*workers, line.fileno()):
+            if descriptor >= 0:
+                poller.register(descriptor, select.POLLIN)
         while parts:
             begun = time.monotonic()
             if not self.stopped:
-                for part in parts.values():
+                for part in parts:
                     self._provide(part)
             line.pump()
             if line.fault is not None or self.stopped:
                 self.stop()
-                for part in parts.values():
+                for part in parts:
                     part.lane.hang_up()
-            for descriptor, _ in poller.poll(_WAIT_MS):
-                if (answering := parts.get(descriptor)) is not None:
+            for descriptor, _ in poller.poll(0 if chains else _WAIT_MS):
+                if (answering := workers.get(descriptor)) is not None:
                     self._collect(answering)
-            for descriptor, part in list(parts.items()):
-                if part.lane.ended:
-                    poller.unregister(descriptor)
-                    del parts[descriptor]
-                    self._lost(part)
+            for part in chains:
+                self._collect(part)
+            for part in [part for part in parts if part.lane.ended]:
+                parts.remove(part)
+                if isinstance(part.lane, Lane):
+                    poller.unregister(part.lane.answers)
+                self._lost(part)
             tick()
-            # Many workers' answers at once cost less than each by itself.
+            # Much at once costs less than each by itself.
             rest = begun + _PACE_S - time.monotonic()
             if rest > 0:
                 time.sleep(rest)

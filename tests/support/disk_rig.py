@@ -165,7 +165,7 @@ class Rig:
     def _insist(*words: str | Path) -> None:
         """A busy mount or device becomes free when a killed writer is quite gone.
 
-        That is when the kernel has ended what the writer's ring still had on its way to the disk.
+        That is when the kernel has ended the write or sync that it was in.
         """
         until = time.monotonic() + BUSY_S
         while True:
