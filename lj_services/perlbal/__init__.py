@@ -51,5 +51,6 @@ What there is, and what changes it::
 ``workers/`` makes several processes of one, with one console.
 
 ``server.py`` is the daemon, ``config.py`` its settings, ``command.py`` the command;
-``client.py`` is what other programs speak to a console with.
+``client.py`` is what other programs speak to a console with, ``draining.py`` keeps a node out of
+pools by it.
 """

@@ -320,6 +320,8 @@ class Balancer:
         self.wall = int(time.time())
         for client in list(self.clients):
             client.tick(now)
+        for pool in self.pools.values():
+            pool.let_in(now)
         for service in self.services.values():
             if service.role is not None:
                 service.role.tick(now)

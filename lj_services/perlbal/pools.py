@@ -8,12 +8,16 @@ The file is looked at every `CHECK_EVERY_S` seconds.  If it can't be read, or a 
 wrong, or no node is left in it, the nodes stay as they are and the log says so once: a file that
 is just being written must not empty the pool.
 
+A node that is drained (`Pool.drain`) is left out for a while, whatever lists it, and is in again by
+itself: whoever has taken it out may die before it can put it in.
+
 Source: Perlbal 1.80, doc/pool-parameters.txt.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections import Counter
 from pathlib import Path
@@ -36,7 +40,7 @@ class Pool:
 
     Attributes:
         name: in lower case.
-        nodes: the addresses; one that is there twice has the weight 2.
+        nodes: the addresses that get requests; one that is there twice has the weight 2.
         weighted: whether requests go by weights, and not to whoever is free.
         generation: grows with every change, so that connections to what is gone are noticed.
         services: how many services use it.
@@ -46,6 +50,8 @@ class Pool:
     def __init__(self, name: str) -> None:
         self.name = name
         self.nodes: list[Address] = []
+        self._listed: list[Address] = []
+        self._drained: dict[Address, float] = {}
         self.generation = 0
         self.services = 0
         self.used: Counter[Address] = Counter()
@@ -76,15 +82,45 @@ class Pool:
 
     def add(self, address: Address, weight: int = 1) -> None:
         """Add a node; one that is there already stays there once, with this weight."""
-        self._change([node for node in self.nodes if node != address] + [address] * weight)
+        self._drained.pop(address, None)
+        self._change([node for node in self._listed if node != address] + [address] * weight)
 
     def weights(self) -> Counter[Address]:
-        """Each node's weight."""
+        """The weights of those that get requests."""
         return Counter(self.nodes)
 
     def remove(self, address: Address) -> None:
         """Take a node out."""
-        self._change([node for node in self.nodes if node != address])
+        self._drained.pop(address, None)
+        self._change([node for node in self._listed if node != address])
+
+    def drain(self, address: Address, until: float) -> None:
+        """Leave a node out for a while; one that is left out already, until then.
+
+        Args:
+            address: of a node.
+            until: loop time at which it is in again; `add` and `remove` end that earlier.
+
+        Raises:
+            CommandError: the pool has no such node.
+        """
+        if address not in self._listed:
+            raise CommandError(
+                f"pool {self.name} has no node {address}; SHOW POOL {self.name} lists them"
+            )
+        self._drained[address] = until
+        self._change(self._listed)
+
+    def drained(self, now: float) -> dict[Address, int]:
+        """For how many seconds from loop time `now` nodes are left out yet; each at least 1."""
+        return {node: max(1, math.ceil(until - now)) for node, until in self._drained.items()}
+
+    def let_in(self, now: float) -> None:
+        """Have nodes in again that were left out until loop time `now`."""
+        for node in [node for node, until in self._drained.items() if until <= now]:
+            del self._drained[node]
+            log.info("node is in again", extra={"pool": self.name, "node": str(node)})
+            self._change(self._listed)
 
     def shuffled(self) -> list[Address]:
         """Every node, in random order; those with more lines tend to be first."""
@@ -114,7 +150,7 @@ class Pool:
                 )
             return False
         self._complaint = ""
-        if nodes == self.nodes:
+        if nodes == self._listed:
             return False
         self._change(nodes)
         log.info(
@@ -122,14 +158,17 @@ class Pool:
         )
         return True
 
-    def dump(self) -> list[str]:
-        """The commands that make this pool what it is, without CREATE."""
+    def dump(self, now: float) -> list[str]:
+        """The commands that make this pool what it is at loop time `now`, without CREATE."""
         lines = ["SET balance_method = weighted"] if self.weighted else []
         if self.nodefile is not None:
-            return [*lines, f"SET nodefile = {self.nodefile}"]
-        for node, weight in self.weights().items():
-            told = f" weight={weight}" if weight > 1 else ""
-            lines.append(f"POOL ADD {self.name} {node}{told}")
+            lines.append(f"SET nodefile = {self.nodefile}")
+        else:
+            for node, weight in Counter(self._listed).items():
+                told = f" weight={weight}" if weight > 1 else ""
+                lines.append(f"POOL ADD {self.name} {node}{told}")
+        for node, seconds in self.drained(now).items():
+            lines.append(f"POOL DRAIN {self.name} {node} for={seconds}")
         return lines
 
     def _set_nodefile(self, value: str) -> None:
@@ -146,7 +185,11 @@ class Pool:
         self._stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
         self._change(nodes)
 
-    def _change(self, nodes: list[Address]) -> None:
+    def _change(self, listed: list[Address]) -> None:
+        self._listed = listed
+        for gone in self._drained.keys() - listed:
+            del self._drained[gone]
+        nodes = [node for node in listed if node not in self._drained]
         if nodes != self.nodes:
             self.nodes = nodes
             self.generation += 1

@@ -25,7 +25,10 @@ _USE = re.compile(r"use (\w+)")
 _SET = re.compile(r"set (?:(\w+)[. ])?([\w.]+) ?= ?(.+)")
 _DEFAULT = re.compile(r"default (\w+) ?= ?(.+)")
 _ENABLE = re.compile(r"(enable|disable) (\w+)")
-_POOL = re.compile(r"pool (\w+) (\w+) (\S+)(?: (weight=\S+))?")
+_POOL = re.compile(r"pool (\w+) (\w+) (\S+)(?: (weight=\S+|for=\S+))?")
+_FOR = re.compile(r"for=(\d{1,6})", re.ASCII)
+DRAIN_S: Final = 300
+LONGEST_DRAIN_S: Final = 86400
 _HEADER = re.compile(r"header (\w+) (insert|remove) ([^\s:]+)(?: ?: ?(.*))?", re.IGNORECASE)
 _PLUGIN = re.compile(r"(?:load|unload|reload) (\w+)")
 _SERVER = re.compile(r"server (\S+?) ?= ?(.+)")
@@ -100,25 +103,44 @@ def enable(balancer: Balancer, command: Command) -> None:
 
 
 def pool(balancer: Balancer, command: Command) -> None:
-    """``POOL name {ADD|REMOVE} ip[:port] [weight=N]``, the first two in either order."""
-    verb, name, node, weight = command.match(_POOL).groups()
-    if name in ("add", "remove"):
+    """``POOL name {ADD|REMOVE|DRAIN} ip[:port] [weight=N|for=SECONDS]``, the first two in either
+    order.
+
+    DRAIN leaves a node out for so many seconds (`DRAIN_S`), then it is in again; for=0: now.
+    """
+    verb, name, node, option = command.match(_POOL).groups()
+    if name in ("add", "remove", "drain"):
         verb, name = name, verb
-    if verb not in ("add", "remove"):
-        raise CommandError("Invalid command:  must be 'add' or 'remove'")
+    if verb not in ("add", "remove", "drain"):
+        raise CommandError("Invalid command:  must be 'add', 'remove' or 'drain'")
     found = balancer.pools.get(name)
     if found is None:
         raise CommandError(f"Pool '{name}' not found")
+    option = option or ""
     try:
         address = parse_address(node)
-        share = parse_weight(weight) if weight else 1
+        if verb == "drain":
+            found.drain(address, balancer.now + _drain_seconds(option))
+            found.let_in(balancer.now)
+        elif option.startswith("for="):
+            raise CommandError(f"'{option}' goes with DRAIN")
+        elif verb == "add":
+            found.add(address, parse_weight(option) if option else 1)
+        else:
+            found.remove(address)
     except ValueError as error:
         raise CommandError(str(error)) from None
-    if verb == "add":
-        found.add(address, share)
-    else:
-        found.remove(address)
     command.ok()
+
+
+def _drain_seconds(option: str) -> int:
+    """Read ``for=120``; `DRAIN_S` if there is nothing; 0 ends a drain.  Raises CommandError."""
+    if not option:
+        return DRAIN_S
+    match = _FOR.fullmatch(option)
+    if match is None or int(match[1]) > LONGEST_DRAIN_S:
+        raise CommandError(f"'{option}' is no time: write for=0 to for={LONGEST_DRAIN_S} (seconds)")
+    return int(match[1])
 
 
 def header(balancer: Balancer, command: Command) -> None:

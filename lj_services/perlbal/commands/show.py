@@ -54,6 +54,8 @@ def _show_pool(balancer: Balancer, command: Command, name: str | None) -> None:
         raise CommandError(f"pool '{name}' does not exist")
     for node in found.weights():
         command.out(f"{node} {found.used[node]}")
+    for node, seconds in found.drained(balancer.now).items():
+        command.out(f"{node} drained {seconds}")
 
 
 def describe(service: Service) -> list[str]:
@@ -190,7 +192,7 @@ def dumpconfig(balancer: Balancer, command: Command) -> None:
         command.out(f"DEFAULT {name} = {value}")
     for _, pool in sorted(balancer.pools.items()):
         command.out(f"CREATE POOL {pool.name}")
-        for line in pool.dump():
+        for line in pool.dump(balancer.now):
             command.out(f"  {line}")
         command.out()
     for service in _by_name(balancer):

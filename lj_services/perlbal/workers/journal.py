@@ -1,44 +1,70 @@
 """What consoles have changed since the configuration file was read, for workers that come later.
 
 Of lines that set the same thing, only the last one is kept, so it does not grow with every
-node that is taken out of a pool and put in again.
+node that is taken out of a pool and put in again.  A drain that is told again is told for what
+is left of its time.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Final
 
+from lj_services.perlbal.commands.configure import DRAIN_S
 from lj_services.perlbal.language import Command
 
 _SET: Final = re.compile(r"(?:set|default) (?:(\w+)[. ])?([\w.]+) ?=.*")
-_POOL: Final = re.compile(r"pool (\w+) (\w+) (\S+)")
+_FOR: Final = re.compile(r"(?: for=(\d+))?$", re.IGNORECASE)
 _SWITCH: Final = re.compile(r"(?:enable|disable) (\w+)")
 
 
 class Journal:
-    """Lines in the order in which they were carried out."""
+    """Lines in the order in which they were carried out.
 
-    def __init__(self) -> None:
+    Args:
+        clock: gives seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lines: dict[tuple[str, ...], tuple[str, str]] = {}
+        self._ends: dict[tuple[str, ...], float] = {}
 
     def __len__(self) -> int:
         return len(self._lines)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """Each line, and the service or pool that it means where it names none."""
-        return iter(self._lines.values())
+        now = self._clock()
+        for key, (line, meant) in self._lines.items():
+            if key not in self._ends:
+                yield line, meant
+            elif (left := math.ceil(self._ends[key] - now)) > 0:
+                yield f"{line} for={left}", meant
 
     def add(self, command: Command, meant: str) -> None:
         """Write a line down; `meant` is what was created or used last before it."""
         key = _key(command, meant)
         self._lines.pop(key, None)
-        self._lines[key] = (command.original, meant)
+        line = command.original
+        if key[0] == "drain":
+            found = _FOR.search(command.text)
+            seconds = int(found[1]) if found is not None and found[1] else DRAIN_S
+            self._ends[key] = self._clock() + seconds
+            line = _FOR.sub("", line, count=1)
+        elif key[0] == "pool":
+            # The node is in, or out, for good.
+            self._lines.pop(("drain", *key[1:]), None)
+            self._ends.pop(("drain", *key[1:]), None)
+        self._lines[key] = (line, meant)
 
     def clear(self) -> None:
         """Forget everything: the configuration file is read again."""
         self._lines.clear()
+        self._ends.clear()
 
 
 def _key(command: Command, meant: str) -> tuple[str, ...]:
@@ -46,9 +72,11 @@ def _key(command: Command, meant: str) -> tuple[str, ...]:
     text = command.text
     if (found := _SET.fullmatch(text)) is not None:
         return (command.name, found[1] or meant, found[2])
-    if (found := _POOL.fullmatch(text)) is not None:
-        name = found[2] if found[1] in ("add", "remove") else found[1]
-        return ("pool", name, found[3])
+    words = text.split()
+    if words[0] == "pool" and len(words) >= 4:
+        first, second, node = words[1:4]
+        verb, name = (first, second) if first in ("add", "remove", "drain") else (second, first)
+        return ("drain" if verb == "drain" else "pool", name, node)
     if (found := _SWITCH.fullmatch(text)) is not None:
         return ("switch", found[1])
     return (meant, text)

@@ -16,7 +16,7 @@ Answers = Sequence[list[str]]
 _LAST_NUMBER: Final = re.compile(r"(.*?)(\d+(?:\.\d+)?)")
 _FIRST_NUMBER: Final = re.compile(r"( *)(\d+)( .+)")
 _LATEST: Final = re.compile(
-    r".*(?:last\w+|leftout|unhealthy|\.age|^max|Perlbal::(?:Pool|Service) =) "
+    r".*(?:last\w+|leftout|drained|unhealthy|\.age|^max|Perlbal::(?:Pool|Service) =) "
 )
 _SUMMED_IN_BLOCK: Final = re.compile(
     r"( *(?:pend clients: |pend backend: |cache hits: | \S+:\d+ +))(\d+)"

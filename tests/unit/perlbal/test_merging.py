@@ -101,3 +101,38 @@ def test_of_changes_to_the_same_thing_only_the_last_is_kept() -> None:
         "SET idle_timeout = 6",
     ]
     assert [meant for _line, meant in journal][-1] == "web"
+
+
+def test_a_drain_is_told_again_for_what_is_left_of_it() -> None:
+    now = 100.0
+    journal = Journal(lambda: now)
+    for line in (
+        "POOL p ADD 10.0.0.1 weight=2",
+        "POOL p ADD 10.0.0.1 weight=3",
+        "POOL p DRAIN 10.0.0.1 FOR=60",
+        "POOL DRAIN p 10.0.0.2",
+        "POOL p DRAIN 10.0.0.3 for=60",
+        "POOL p ADD 10.0.0.3",
+        "POOL p DRAIN 10.0.0.4 for=60",
+        "POOL p DRAIN 10.0.0.4 for=0",
+    ):
+        write(journal, line)
+    now = 120.0
+    assert [line for line, _meant in journal] == [
+        "POOL p ADD 10.0.0.1 weight=3",
+        "POOL p DRAIN 10.0.0.1 for=40",
+        "POOL DRAIN p 10.0.0.2 for=280",
+        "POOL p ADD 10.0.0.3",
+    ]
+    now = 160.0
+    assert [line for line, _meant in journal][1] == "POOL DRAIN p 10.0.0.2 for=240"
+
+
+def test_workers_that_let_a_node_in_at_different_times_are_shown_as_one() -> None:
+    answers = [["10.0.0.2:80 3", "10.0.0.1:80 drained 9"], ["10.0.0.2:80 4", "10.0.0.1:80 2"]]
+    assert merge("show pool p", [[*lines, "."] for lines in answers]) == [
+        "10.0.0.2:80 7",
+        "10.0.0.1:80 2",
+        "10.0.0.1:80 drained 9",
+        ".",
+    ]

@@ -148,7 +148,7 @@ def test_pools_change_by_hand() -> None:
     pool.remove(two)
     assert pool.nodes == [one]
     assert pool.generation > generation
-    assert pool.dump() == ["POOL ADD p 10.0.0.1:80"]
+    assert pool.dump(0.0) == ["POOL ADD p 10.0.0.1:80"]
 
 
 def test_a_line_twice_in_a_node_file_is_twice_the_share(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_nodes_have_weights(tmp_path: Path) -> None:
     before = pool.generation
     pool.set("balance_method", "weighted")
     assert pool.generation == before + 1
-    assert pool.dump() == [
+    assert pool.dump(0.0) == [
         "SET balance_method = weighted",
         "POOL ADD p 10.0.0.2:80",
         "POOL ADD p 10.0.0.1:80 weight=2",
