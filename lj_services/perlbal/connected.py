@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import fcntl
+import struct
+import termios
+from typing import Any, Final
+
+_COUNT: Final = struct.Struct("i")
 
 
 class Connected(asyncio.Protocol):
@@ -37,6 +42,15 @@ class Connected(asyncio.Protocol):
         """The socket's number; -1 while there is none."""
         connected = None if self.transport is None else self.transport.get_extra_info("socket")
         return -1 if connected is None else int(connected.fileno())
+
+    @property
+    def unread(self) -> int:
+        """Bytes that have come and that the event loop has not given us yet."""
+        fd = self.fd
+        if fd < 0:
+            return 0
+        told = fcntl.ioctl(fd, termios.FIONREAD, bytes(_COUNT.size))
+        return int(_COUNT.unpack(told)[0])
 
     @property
     def has_file(self) -> bool:

@@ -227,8 +227,7 @@ class HttpConnection(Connected):
                 if self._partial:
                     self._refuse(BadMessage(408, "the head took too long"))
                 else:
-                    self.closing = True
-                    self.transport.close()
+                    self._close_idle()
         elif self._body_left == ENDLESS and self._reading_body:
             return  # a tunnel may be silent
         elif now - self.last_input > self.service.parameters.idle_timeout and (
@@ -251,8 +250,19 @@ class HttpConnection(Connected):
             if idle_s:
                 self._deadline = min(self._deadline, self.balancer.now + idle_s)
             else:
-                self.closing = True
-                self.transport.close()
+                self._close_idle()
+
+    def _close_idle(self) -> None:
+        """Close while nothing is going on, unless a request has just come.
+
+        Where this process did not get its turn for a while, time has passed for it before it has
+        read what came meanwhile; to close now would throw that away.
+        """
+        if self.unread:
+            self._deadline = self.balancer.now + LINGER_S
+        else:
+            self.closing = True
+            self.transport.close()
 
     @property
     def body_complete(self) -> bool:

@@ -40,7 +40,7 @@ from lj_services.perlbal.workers.sockets import SocketKeeper
 
 YOUNG_S: Final = 2.0
 LONGEST_PAUSE_S: Final = 16.0
-IDLE_S: Final = 2.0
+IDLE_S: Final = 5.0
 
 log = logging.getLogger(__name__)
 

@@ -132,8 +132,8 @@ def test_a_restart_loses_no_request_and_reads_the_file_anew(
         assert balancer.command("restart") == ["OK"]
         wait_for(lambda: settled(balancer), "the old workers to end", timeout_s=40)
         load.go_on(100)
-        balancer.running.process.send_signal(signal.SIGUSR2)
         again = workers(balancer)
+        balancer.running.process.send_signal(signal.SIGUSR2)
         wait_for(
             lambda: settled(balancer) and not set(workers(balancer).values()) & set(again.values()),
             "the restart by signal",
