@@ -48,7 +48,8 @@ What there is, and what changes it::
     management.py        the console: lines of text, and pages for a browser
     hooks.py, plugin.py  where plug-ins come in, and how they are found; plugins/: the kit's
 
-``workers/`` makes several processes of one, with one console.
+``workers/`` makes several processes of one, with one console; ``bus.py`` is what they tell each
+other.
 
 ``server.py`` is the daemon, ``config.py`` its settings, ``command.py`` the command;
 ``client.py`` is what other programs speak to a console with, ``draining.py`` keeps a node out of

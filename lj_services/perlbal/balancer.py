@@ -15,17 +15,18 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from lj_services.daemon import ConnectionLimits
+from lj_services.perlbal.bus import Bus
 from lj_services.perlbal.commands import COMMANDS
 from lj_services.perlbal.connection import HttpConnection
 from lj_services.perlbal.errors import CommandError, ConfigFileError
 from lj_services.perlbal.frontend import ClientConnection
 from lj_services.perlbal.language import Command, Context, parse_line
-from lj_services.perlbal.listening import bind
+from lj_services.perlbal.listening import bind, bind_datagrams
 from lj_services.perlbal.management import ManagementRole
 from lj_services.perlbal.nodes import Nodes
 from lj_services.perlbal.plugin import Plugin, find
 from lj_services.perlbal.pools import CHECK_EVERY_S, Pool
-from lj_services.perlbal.proxy.progress import Tracker
+from lj_services.perlbal.proxy.progress import TOPIC, Tracker
 from lj_services.perlbal.proxy.role import ProxyRole
 from lj_services.perlbal.proxy.spool import SpoolRoom
 from lj_services.perlbal.selector import SelectorRole
@@ -109,8 +110,10 @@ class Balancer:
         self.wall = self.started
         """Seconds since 1970, as of the newest tick."""
         self.requests = 0
+        self.bus = Bus()
         self.uploads = Tracker()
         """What is known of uploads, where a service tracks them."""
+        self.bus.subscribe(TOPIC, lambda _at, text: self.uploads.heard(text.encode(), self.now))
         self.spool_room = SpoolRoom()
         self.draining = False
         self.idle_s = 0.0
@@ -123,6 +126,8 @@ class Balancer:
         self.shut_down = shut_down
         self.open_socket: Callable[[Listen, int], socket.socket] = bind
         """Gives what a service listens on; raises OSError."""
+        self.open_datagrams: Callable[[Listen], socket.socket] = bind_datagrams
+        """The same for datagrams."""
         self.console_at: Callable[[Listen], None] | None = None
         """Told where a console should be, where several processes have one together."""
         self._pools_checked = 0.0
@@ -273,10 +278,6 @@ class Balancer:
         if name in self.plugins:
             return
         plugin = find(name, self.plugin_folders)
-        if plugin.alone and self.console_at is not None:
-            raise CommandError(
-                f"plugin {plugin.title} needs a single process (--workers 0): {plugin.alone}"
-            )
         plugin.load(self)
         self.plugins[name] = plugin
         for tunable in plugin.tunables:

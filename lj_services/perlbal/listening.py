@@ -50,6 +50,29 @@ def bind(listen: Listen, sndbuf: int = 0, *, shared: bool = False) -> socket.soc
     return made
 
 
+def bind_datagrams(listen: Listen, *, shared: bool = False) -> socket.socket:
+    """A socket that takes datagrams.
+
+    Args:
+        listen: where; port 0 takes a free one.
+        shared: whether further sockets may take some of them (SO_REUSEPORT).
+
+    Raises:
+        OSError: the address can't be bound.
+    """
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        made.setblocking(False)
+        if shared:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        made.bind((listen.host, listen.port))
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
 class Served(Protocol):
     """What the loop gives for a socket that it serves."""
 

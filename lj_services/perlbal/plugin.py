@@ -35,12 +35,10 @@ class Plugin:
         commands: console commands that it adds, by first word.
         tunables: parameters that it adds to services.
         roles: kinds of services that it adds, by name; the value makes the role.
-        alone: why it can't work where several processes share the clients; empty: it can.
     """
 
     name = ""
     title = ""
-    alone = ""
 
     def __init__(self) -> None:
         self.commands: Mapping[str, Callable[[Balancer, Command], None]] = {}

@@ -6,8 +6,9 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING
 
-from lj_services.perlbal.errors import CommandError
+from lj_services.perlbal.bus import Said
 from lj_services.perlbal.listening import BoundListener, Served
+from lj_services.perlbal.proxy.progress import TOLD, TOPIC
 from lj_services.perlbal.service import BaseRole
 from lj_services.perlbal.values import Listen
 
@@ -25,15 +26,7 @@ class UdpListener(BoundListener):
 
     def bind(self, listen: Listen) -> socket.socket:
         """A socket that takes datagrams."""
-        family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
-        made = socket.socket(family, socket.SOCK_DGRAM)
-        try:
-            made.setblocking(False)
-            made.bind((listen.host, listen.port))
-        except OSError:
-            made.close()
-            raise
-        return made
+        return self.service.balancer.open_datagrams(listen)
 
     async def serve(self) -> Served:
         """Hear what comes."""
@@ -50,8 +43,9 @@ class _Heard(asyncio.DatagramProtocol):
         self._balancer = balancer
 
     def datagram_received(self, data: bytes, addr: object) -> None:
-        """Somebody tells of an upload."""
-        self._balancer.uploads.heard(data, self._balancer.now)
+        """Somebody tells of an upload; all processes are asked about it by browsers."""
+        if TOLD.fullmatch(data) is not None:
+            self._balancer.bus.say(Said(TOPIC, data.decode()))
 
 
 class TrackerRole(BaseRole):
@@ -60,14 +54,6 @@ class TrackerRole(BaseRole):
     def listen(self) -> UdpListener:
         """Hear datagrams."""
         return UdpListener(self.service)
-
-    def check(self) -> None:
-        """Refuse to be one of several that each hear a part."""
-        if self.service.balancer.console_at is not None:
-            raise CommandError(
-                f"service {self.service.name}: an upload_tracker needs a single process "
-                "(--workers 0), for each process would hear of some uploads only"
-            )
 
     def start(self, client: ClientConnection) -> None:
         """A selector has sent somebody here."""

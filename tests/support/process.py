@@ -50,7 +50,7 @@ _tried = random.randrange(len(PORTS))
 
 
 def wait_for(
-    condition: Callable[[], bool], what: str, *, timeout_s: float = 15.0, every_s: float = 0.02
+    condition: Callable[[], bool], what: str, *, timeout_s: float = 60.0, every_s: float = 0.02
 ) -> None:
     """Poll `condition` until it holds.
 
@@ -127,7 +127,7 @@ def spawn(
     ready: Callable[[], bool],
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    timeout_s: float = 20.0,
+    timeout_s: float = 60.0,
 ) -> Iterator[Running]:
     """Run `argv` for the length of the block; its output goes to the file `log`.
 

@@ -1,4 +1,4 @@
-"""The bus of AtomStream: one stream of XML to many clients, the slow ones told what they missed.
+"""AtomStream's listeners: one stream of XML to many clients, slow ones told what they missed.
 
 Theory of operation
 ===================
@@ -10,6 +10,8 @@ again it is told the number first.  So memory does not grow with slow listeners,
 waits for them.
 
 The last feeds are kept (`KEPT`), for those who say since when they want them.
+
+Feeds come by the balancer's `bus`, so those of other processes do, too, and in the same order.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from lj_services.perlbal.http.answers import date_field
 if TYPE_CHECKING:
     from lj_services.perlbal.frontend import ClientConnection
 
+TOPIC: Final = "atom"
+"""On the balancer's `bus`: feeds, as XML elements."""
 KEPT: Final = 60
 """Feeds that are kept for those who ask for older ones."""
 BUFFER: Final = 256 << 10
@@ -38,15 +42,15 @@ class Stream:
     """One listener; its client's exchange.
 
     Args:
-        bus: where feeds come from.
+        listeners: which it is one of.
         client: who listens.
     """
 
     has_file = False
     responded = True
 
-    def __init__(self, bus: Bus, client: ClientConnection) -> None:
-        self._bus = bus
+    def __init__(self, listeners: Listeners, client: ClientConnection) -> None:
+        self._listeners = listeners
         self._client = client
         self._missed = 0
 
@@ -62,9 +66,9 @@ class Stream:
         if client.request.method == b"HEAD":
             client.done()
             return
-        self._bus.listeners.add(self)
+        self._listeners.streams.add(self)
         if since is not None:
-            for at, feed in self._bus.kept:
+            for at, feed in self._listeners.kept:
                 if at >= since:
                     self.send(feed, counted=True)
 
@@ -92,41 +96,41 @@ class Stream:
 
     def client_gone(self) -> None:
         """Send no more."""
-        self._bus.listeners.discard(self)
+        self._listeners.streams.discard(self)
 
     def describe(self) -> str:
         """A few words for the console."""
         return f"; atom stream, missed {self._missed}"
 
 
-class Bus:
+class Listeners:
     """All listeners of a process, and what is sent to them."""
 
     def __init__(self) -> None:
-        self.listeners: set[Stream] = set()
+        self.streams: set[Stream] = set()
         self.kept: deque[tuple[int, bytes]] = deque(maxlen=KEPT)
         self._clock: asyncio.TimerHandle | None = None
 
     def listen(self, client: ClientConnection, since: int | None) -> None:
         """Answer a client with the stream."""
         Stream(self, client).start(since)
-        if self._clock is None and self.listeners:
+        if self._clock is None and self.streams:
             self._tell_time()
 
-    def inject(self, feed: bytes) -> None:
-        """Send a feed (an XML element) to all who listen."""
-        piece = feed + b"\n"
-        self.kept.append((int(time.time()), piece))
-        for stream in self.listeners:
+    def hear(self, at: int, feed: str) -> None:
+        """Send a feed (an XML element) that came at second `at` to all who listen."""
+        piece = feed.encode() + b"\n"
+        self.kept.append((at, piece))
+        for stream in self.streams:
             stream.send(piece, counted=True)
 
     def _tell_time(self) -> None:
         """So that listeners notice a dead connection, and know up to when they have all."""
         self._clock = None
         piece = b"<time>%d</time>\n" % int(time.time())
-        for stream in self.listeners:
+        for stream in self.streams:
             stream.send(piece, counted=False)
-        if self.listeners:
+        if self.streams:
             self._clock = asyncio.get_running_loop().call_later(1.0, self._tell_time)
 
 
@@ -150,5 +154,5 @@ def element(document: bytes) -> bytes:
     return _DECLARATION.sub(b"", document).strip()
 
 
-BUS: Final = Bus()
+LISTENERS: Final = Listeners()
 """The process's: what one service takes in, another one may give out."""

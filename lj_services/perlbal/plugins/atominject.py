@@ -1,7 +1,8 @@
 """AtomInject: takes what AtomStream sends (see there).
 
 Every PUT to a service that uses it is a document: well-formed XML in UTF-8 without a document
-type, of at most 1 MiB.  It is answered 200 once all listeners have been sent it; 400 says
+type, of at most 1 MiB.  It is answered 200 once it is on its way to all listeners, those of
+other processes (``--workers``) included, and will be there before what is PUT later; 400 says
 what is wrong with it.  Let only the site's own programs reach the service.
 
 Source: Perlbal::Plugin::AtomInject.
@@ -11,10 +12,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from lj_services.perlbal.bus import Said
 from lj_services.perlbal.plugin import Plugin
-from lj_services.perlbal.plugins._atom import BUS, element
+from lj_services.perlbal.plugins._atom import KEPT, LISTENERS, TOPIC, element
 
 if TYPE_CHECKING:
+    from lj_services.perlbal.balancer import Balancer
     from lj_services.perlbal.frontend import ClientConnection
     from lj_services.perlbal.service import Service
 
@@ -43,12 +46,16 @@ class Injection:
     def body_done(self) -> None:
         """All of it is there."""
         try:
-            feed = element(b"".join(self._pieces))
+            feed = element(b"".join(self._pieces)).decode()
         except ValueError as error:
             self._client.error(400, f"It can't be sent: {error}.")
             return
-        BUS.inject(feed)
-        self._client.answer(200)
+        self._client.balancer.bus.say(Said(TOPIC, feed, keep=KEPT, heard=self._sent))
+
+    def _sent(self) -> None:
+        """It is on its way to all listeners."""
+        if self._client.exchange is self:
+            self._client.answer(200)
 
     def client_full(self) -> None:
         """Nothing is being sent."""
@@ -68,7 +75,10 @@ class AtomInject(Plugin):
     """The plug-in, for all services."""
 
     title = "AtomInject"
-    alone = "what one process is given reaches only its own listeners"
+
+    def load(self, balancer: Balancer) -> None:
+        """Hear what any process of the balancer takes in."""
+        balancer.bus.subscribe(TOPIC, LISTENERS.hear)
 
     def register(self, service: Service) -> None:
         """Take a service's PUT requests."""

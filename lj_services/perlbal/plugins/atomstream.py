@@ -29,9 +29,10 @@ import re
 from typing import TYPE_CHECKING
 
 from lj_services.perlbal.plugin import Plugin
-from lj_services.perlbal.plugins._atom import BUS
+from lj_services.perlbal.plugins._atom import LISTENERS, TOPIC
 
 if TYPE_CHECKING:
+    from lj_services.perlbal.balancer import Balancer
     from lj_services.perlbal.frontend import ClientConnection
     from lj_services.perlbal.service import Service
 
@@ -42,7 +43,10 @@ class AtomStream(Plugin):
     """The plug-in, for all services."""
 
     title = "AtomStream"
-    alone = "what one process is given reaches only its own listeners"
+
+    def load(self, balancer: Balancer) -> None:
+        """Hear what any process of the balancer takes in."""
+        balancer.bus.subscribe(TOPIC, LISTENERS.hear)
 
     def register(self, service: Service) -> None:
         """Look at a service's requests."""
@@ -57,7 +61,7 @@ def _start(client: ClientConnection) -> bool:
     if request.method not in (b"GET", b"HEAD"):
         client.answer(405, (("Allow", "GET, HEAD"),))
     else:
-        BUS.listen(client, None if target[1] is None else int(target[1]))
+        LISTENERS.listen(client, None if target[1] is None else int(target[1]))
     return True
 
 

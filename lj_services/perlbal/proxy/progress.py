@@ -6,7 +6,7 @@ to.  While the body comes, everybody in ``upload_status_listeners`` is sent::
     UPLOAD:WORD:bytes that have come:bytes of all:when it began:when this was sent
 
 once a second at most, and when it is whole; times are seconds since 1970.  A service with the
-role ``upload_tracker`` listens to that.  Reverse proxies of its process that have listeners
+role ``upload_tracker`` listens to that.  Reverse proxies of its balancer that have listeners
 answer ``/__upload_status?client_up_sess=WORD`` with what it has heard last::
 
     {done:300000,total:1000000,starttime:1234567890,nowtime:1234567895}
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 _SESSION = re.compile(rb"[?&]client_up_sess=(\w{5,50})\b", re.ASCII)
 _QUESTION: Final = b"/__upload_status?"
-_TOLD = re.compile(rb"UPLOAD:(\w{5,50}):(\d{1,18}):(\d{1,18}):(\d{1,18}):\d{1,18}", re.ASCII)
+TOLD: Final = re.compile(rb"UPLOAD:(\w{5,50}):(\d{1,18}):(\d{1,18}):(\d{1,18}):\d{1,18}", re.ASCII)
+"""A datagram."""
+TOPIC: Final = "uploads"
+"""On the balancer's `bus`: datagrams, as they came."""
 KEPT_S: Final = 30.0
 """How long a tracker remembers an upload that it hears nothing of any more."""
 MOST_KEPT: Final = 10_000
@@ -53,7 +56,7 @@ class Tracker:
             datagram: as it came.
             now: loop time.
         """
-        found = _TOLD.fullmatch(datagram)
+        found = TOLD.fullmatch(datagram)
         if found is None:
             return
         session, done, total, began = found.groups()

@@ -8,6 +8,7 @@
       console.py  takes a line of a console --> carries it out
       merging.py  makes one answer of many  <--
       metrics.py  labels figures by worker  <--
+      relay.py    passes on what one tells  <-> the others (`bus`): feeds, how far uploads are
 
 What holds it together:
 

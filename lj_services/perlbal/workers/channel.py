@@ -39,6 +39,16 @@ class Channel:
         except RuntimeError:  # what uvloop says of a transport that has been closed
             raise ConnectionResetError("the other end is gone") from None
 
+    def post(self, line: bytes) -> int:
+        """Send a message that is a line already, without waiting.
+
+        Returns how many bytes the other end has not read yet; what is sent to one that is gone
+        is lost.
+        """
+        if not self._writer.is_closing():
+            self._writer.write(line)
+        return int(self._writer.transport.get_write_buffer_size())
+
     async def receive(self) -> Message:
         """The next message.  Raises ConnectionError if the other end is gone."""
         try:
@@ -60,5 +70,9 @@ class Channel:
             return await self.receive()
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up, when all has been sent."""
         self._writer.close()
+
+    def abort(self) -> None:
+        """Hang up at once."""
+        self._writer.transport.abort()

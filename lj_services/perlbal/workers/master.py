@@ -36,6 +36,7 @@ from lj_services.perlbal.workers.console import WorkersConsole
 from lj_services.perlbal.workers.journal import Journal
 from lj_services.perlbal.workers.metrics import REGISTRY, WorkersMetrics
 from lj_services.perlbal.workers.process import Worker
+from lj_services.perlbal.workers.relay import Relay
 from lj_services.perlbal.workers.sockets import SocketKeeper
 
 YOUNG_S: Final = 2.0
@@ -63,6 +64,7 @@ class Master:
         self.changing = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._keeper = SocketKeeper(settings.workers, self._console_at)
+        self._relay = Relay()
         self._console = WorkersConsole(self)
         self._consoles: dict[Listen, socket.socket] = {}
         self._servers: dict[Listen, asyncio.Server] = {}
@@ -115,7 +117,8 @@ class Master:
         made = [Worker(number, generation) for number in range(1, self.settings.workers + 1)]
         given = self._given()
         started = await asyncio.gather(
-            *(worker.start(self._keeper, given) for worker in made), return_exceptions=True
+            *(worker.start(self._keeper, self._relay, given) for worker in made),
+            return_exceptions=True,
         )
         for result in started:
             if isinstance(result, BaseException):
@@ -153,6 +156,7 @@ class Master:
             worker.kill()
         for task in self._tasks:
             task.cancel()
+        self._relay.close()
         await asyncio.gather(*(worker.done for worker in left))
         with contextlib.suppress(KeyError):
             REGISTRY.unregister(self._metrics)
@@ -208,7 +212,7 @@ class Master:
             worker = Worker(worker.number, self.generation)
             try:
                 async with self.changing:
-                    await worker.start(self._keeper, self._given())
+                    await worker.start(self._keeper, self._relay, self._given())
             except (OSError, ConfigError) as error:
                 log.error("worker %d can't start: %s", worker.number, error)
                 worker.kill()

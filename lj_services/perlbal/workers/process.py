@@ -15,6 +15,7 @@ from typing import Final
 
 from lj_services.daemon import ConfigError
 from lj_services.perlbal.workers.channel import Channel, Message
+from lj_services.perlbal.workers.relay import Relay
 from lj_services.perlbal.workers.sockets import SocketKeeper
 from lj_services.perlbal.workers.worker import VARIABLE
 
@@ -63,11 +64,12 @@ class Worker:
         """The process's id."""
         return self._process.pid
 
-    async def start(self, keeper: SocketKeeper, given: Message) -> None:
+    async def start(self, keeper: SocketKeeper, relay: Relay, given: Message) -> None:
         """Start the process, and wait until clients can connect.
 
         Args:
             keeper: what it has its sockets from.
+            relay: by what it hears other workers.
             given: its configuration.
 
         Raises:
@@ -76,24 +78,28 @@ class Worker:
         """
         mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         my_sockets, its_sockets = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        fds = (its_sockets.fileno(), its.fileno())
+        my_bus, its_bus = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        fds = (its_sockets.fileno(), its.fileno(), its_bus.fileno())
         stop = keeper.serve(my_sockets, self.number, self.generation)
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *_argv(),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=fds,
-                env={**os.environ, VARIABLE: f"{fds[0]}:{fds[1]}"},
+                env={**os.environ, VARIABLE: ":".join(map(str, fds))},
             )
         except OSError:
             stop()
             mine.close()
+            my_bus.close()
             raise
         finally:
             its.close()
             its_sockets.close()
+            its_bus.close()
         self.done = asyncio.get_running_loop().create_task(self._wait())
         self._channel = await Channel.over(mine)
+        await relay.serve(my_bus)
         try:
             async with asyncio.timeout(START_S):
                 await self._channel.send(given)

@@ -12,12 +12,27 @@ import json
 import os
 import socket
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from lj_services.perlbal.listening import bind
+from lj_services.perlbal.listening import bind, bind_datagrams
 from lj_services.perlbal.values import Listen
 
 _LARGEST: Final = 4096
+
+
+class _Wanted(NamedTuple):
+    """What is listened on."""
+
+    listen: Listen
+    sndbuf: int
+    datagrams: bool
+
+    def bind(self, port: int) -> socket.socket:
+        """One of several sockets there, on this port."""
+        listen = Listen(self.listen.host, port)
+        if self.datagrams:
+            return bind_datagrams(listen, shared=True)
+        return bind(listen, self.sndbuf, shared=True)
 
 
 class SocketKeeper:
@@ -31,8 +46,8 @@ class SocketKeeper:
     def __init__(self, workers: int, console_at: Callable[[Listen], None]) -> None:
         self._workers = workers
         self._console_at = console_at
-        self._kept: dict[tuple[Listen, int], list[socket.socket]] = {}
-        self._used: dict[tuple[Listen, int], int] = {}
+        self._kept: dict[_Wanted, list[socket.socket]] = {}
+        self._used: dict[_Wanted, int] = {}
 
     def serve(self, channel: socket.socket, number: int, generation: int) -> Callable[[], None]:
         """Answer one worker's questions; returns what ends that.
@@ -78,23 +93,23 @@ class SocketKeeper:
             if question["console"]:
                 self._console_at(listen)
                 return None, {}
-            key = (listen, question["sndbuf"])
+            key = _Wanted(listen, question["sndbuf"], question["datagrams"])
             if key not in self._kept:
-                self._kept[key] = self._bind(*key)
+                self._kept[key] = self._bind(key)
             self._used[key] = generation
         except OSError as error:
             return None, {"errno": error.errno}
         return self._kept[key][number - 1], {}
 
-    def _bind(self, listen: Listen, sndbuf: int) -> list[socket.socket]:
+    def _bind(self, wanted: _Wanted) -> list[socket.socket]:
         # Others than ours must not be there: a socket that shares would not notice them.
-        probe = bind(listen)
+        probe = (bind_datagrams if wanted.datagrams else bind)(wanted.listen)
         port = probe.getsockname()[1]
         probe.close()
         made: list[socket.socket] = []
         try:
             for _ in range(self._workers):
-                made.append(bind(Listen(listen.host, port), sndbuf, shared=True))
+                made.append(wanted.bind(port))
         except OSError:
             for each in made:
                 each.close()
@@ -134,8 +149,15 @@ class SocketClient:
         Raises:
             OSError: it can't be bound, or the master is gone.
         """
-        fds = self._ask(listen, sndbuf, console=False)
-        return socket.socket(fileno=fds[0])
+        return socket.socket(fileno=self._ask(listen, sndbuf)[0])
+
+    def open_datagrams(self, listen: Listen) -> socket.socket:
+        """This worker's socket for datagrams at an address.
+
+        Raises:
+            OSError: it can't be bound, or the master is gone.
+        """
+        return socket.socket(fileno=self._ask(listen, datagrams=True)[0])
 
     def console_at(self, listen: Listen) -> None:
         """Have the console at an address.
@@ -143,10 +165,13 @@ class SocketClient:
         Raises:
             OSError: it can't be bound, or the master is gone.
         """
-        self._ask(listen, 0, console=True)
+        self._ask(listen, console=True)
 
-    def _ask(self, listen: Listen, sndbuf: int, *, console: bool) -> list[int]:
-        question = {"host": listen.host, "port": listen.port, "sndbuf": sndbuf, "console": console}
+    def _ask(
+        self, listen: Listen, sndbuf: int = 0, *, datagrams: bool = False, console: bool = False
+    ) -> list[int]:
+        question = {"host": listen.host, "port": listen.port, "sndbuf": sndbuf}
+        question |= {"datagrams": datagrams, "console": console}
         self._channel.send(json.dumps(question).encode())
         data, fds, _flags, _address = socket.recv_fds(self._channel, _LARGEST, 1)
         if not data:

@@ -17,6 +17,7 @@ from lj_services.perlbal.config import BalancerSettings
 from lj_services.perlbal.language import Context
 from lj_services.perlbal.server import PerlbalService
 from lj_services.perlbal.workers.channel import Channel, Message
+from lj_services.perlbal.workers.relay import Speaker
 from lj_services.perlbal.workers.sockets import SocketClient
 
 VARIABLE: Final = "LJ_PERLBAL_WORKER"
@@ -25,13 +26,13 @@ VARIABLE: Final = "LJ_PERLBAL_WORKER"
 log = logging.getLogger(__name__)
 
 
-def fds_of_worker() -> tuple[int, int] | None:
-    """The ends of the sockets' and the questions' channel; None if this is no worker."""
+def fds_of_worker() -> tuple[int, int, int] | None:
+    """The ends of the sockets', the questions' and the bus's channel; None if this is no worker."""
     text = os.environ.pop(VARIABLE, None)
     if text is None:
         return None
-    first, second = map(int, text.split(":"))
-    return first, second
+    sockets, questions, bus = map(int, text.split(":"))
+    return sockets, questions, bus
 
 
 class WorkerService(PerlbalService):
@@ -42,14 +43,18 @@ class WorkerService(PerlbalService):
         fds: as `fds_of_worker` gives them.
     """
 
-    def __init__(self, settings: BalancerSettings, fds: tuple[int, int]) -> None:
+    def __init__(self, settings: BalancerSettings, fds: tuple[int, int, int]) -> None:
         super().__init__(settings)
         self._channel: Channel | None = None
         self._connected = socket.socket(fileno=fds[1])
+        self._bus = socket.socket(fileno=fds[2])
+        self._speaker = Speaker(self.balancer.bus, self._end)
         self._serving: asyncio.Task[None] | None = None
+        self._ending = False
         self._idle_s = 0.0
         sockets = SocketClient(fds[0])
         self.balancer.open_socket = sockets.open
+        self.balancer.open_datagrams = sockets.open_datagrams
         self.balancer.console_at = sockets.console_at
         self.balancer.shut_down = None
 
@@ -62,6 +67,7 @@ class WorkerService(PerlbalService):
         except ConfigError as error:
             await channel.send({"refused": str(error)})
             raise
+        await self._speaker.start(self._bus)
         pidfile = self.balancer.pidfile
         self.balancer.pidfile = None
         await channel.send({"ready": True, "pidfile": str(pidfile) if pidfile else None})
@@ -80,8 +86,14 @@ class WorkerService(PerlbalService):
         with contextlib.suppress(ConnectionError):
             while True:
                 await channel.send(self._carry_out(await channel.receive()))
-        log.warning("the master is gone; this worker ends")
-        signal.raise_signal(signal.SIGTERM)
+        self._end()
+
+    def _end(self) -> None:
+        # Once only: the second SIGTERM would cut off who still waits for an answer.
+        if not self._ending:
+            self._ending = True
+            log.warning("the master is gone; this worker ends")
+            signal.raise_signal(signal.SIGTERM)
 
     def _carry_out(self, message: Message) -> Message:
         what = message["do"]
@@ -111,6 +123,7 @@ class WorkerService(PerlbalService):
         """Cut off who is left, and hang up."""
         if self._serving is not None:
             self._serving.cancel()
+        self._speaker.close()
         await super().close()
         if self._channel is not None:
             self._channel.close()

@@ -3,78 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import psutil
 import pytest
 
-from tests.support.perlbal import Answer, Balancer, Talk, get, starting
-from tests.support.process import free_port
+from tests.support.atom_stream import Updates, feeds, updates
+from tests.support.perlbal import get, starting
 
 pytestmark = pytest.mark.faults
 
-CONFIG = """
-LOAD atomstream
-LOAD atominject
-CREATE SERVICE updates
-  SET role    = selector
-  SET listen  = 127.0.0.1:PORT
-  SET plugins = atomstream
-ENABLE updates
-CREATE SERVICE inject
-  SET role    = selector
-  SET listen  = 127.0.0.1:INJECT
-  SET plugins = atominject
-ENABLE inject
-"""
-LISTEN = b"GET /atom-stream.xml%b HTTP/1.1\r\nHost: a\r\n\r\n"
-
-
-@dataclass
-class Bus:
-    balancer: Balancer
-    inject: int
-
-    def put(self, body: bytes) -> Answer:
-        head = b"PUT / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
-        with Talk(self.inject) as talk:
-            return talk.ask(head % len(body) + body)
-
 
 @pytest.fixture(scope="module")
-def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bus]:
+def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Updates]:
     with starting(tmp_path_factory.mktemp("atom")) as start:
-        inject = free_port()
-        yield Bus(start(CONFIG.replace("INJECT", str(inject))), inject)
+        yield updates(start)
 
 
-def listen(bus: Bus, query: bytes = b"") -> Talk:
-    """A listener that has read the beginning."""
-    talk = bus.balancer.talk()
-    talk.send(LISTEN % query)
-    while (line := talk.line()) != b"<atomStream>\n":
-        assert line
-    return talk
-
-
-def feeds(talk: Talk, count: int) -> list[bytes]:
-    """The next feeds, without the time."""
-    found: list[bytes] = []
-    while len(found) < count:
-        line = talk.line()
-        assert line, "the stream has ended"
-        if not line.startswith(b"<time>"):
-            found.append(line.rstrip())
-    return found
-
-
-def test_everybody_who_listens_gets_every_feed(bus: Bus) -> None:
-    with listen(bus) as first, listen(bus) as second:
+def test_everybody_who_listens_gets_every_feed(bus: Updates) -> None:
+    with bus.listen() as first, bus.listen() as second:
         assert bus.put(b'<?xml version="1.0"?>\n<feed n="1"/>\n').status == 200
         assert bus.put(b'<feed n="2"/>').status == 200
         for talk in (first, second):
             assert feeds(talk, 2) == [b'<feed n="1"/>', b'<feed n="2"/>']
-    with listen(bus, b"?since=1") as late:
+    with bus.listen(b"?since=1") as late:
         assert feeds(late, 2) == [b'<feed n="1"/>', b'<feed n="2"/>']
 
 
@@ -90,23 +41,23 @@ def test_everybody_who_listens_gets_every_feed(bus: Bus) -> None:
         (b"<feed>" + b"x" * (1 << 20) + b"</feed>", 413),
     ],
 )
-def test_what_would_break_the_stream_is_refused(bus: Bus, body: bytes, status: int) -> None:
-    with listen(bus) as talk:
+def test_what_would_break_the_stream_is_refused(bus: Updates, body: bytes, status: int) -> None:
+    with bus.listen() as talk:
         assert bus.put(body).status == status
         assert bus.put(b"<good/>").status == 200
         assert feeds(talk, 1) == [b"<good/>"]
 
 
-def test_other_paths_and_methods_are_not_its_business(bus: Bus) -> None:
+def test_other_paths_and_methods_are_not_its_business(bus: Updates) -> None:
     assert get(bus.balancer.port, "/").status == 404
     with bus.balancer.talk() as talk:
         answer = talk.ask(b"POST /atom-stream.xml HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
         assert answer.status == 405
 
 
-def test_a_slow_listener_is_told_what_it_missed_and_holds_up_nobody(bus: Bus) -> None:
+def test_a_slow_listener_is_told_what_it_missed_and_holds_up_nobody(bus: Updates) -> None:
     process = psutil.Process(bus.balancer.running.process.pid)
-    with listen(bus) as slow, listen(bus) as quick:
+    with bus.listen() as slow, bus.listen() as quick:
         before = process.memory_info().rss
         large = b"<feed>" + b"x" * 500_000 + b"</feed>"
         for _ in range(60):

@@ -95,9 +95,16 @@ def test_the_end_is_told_and_a_tracker_that_is_gone_is_missed_by_nobody(
             assert tracker.recv(500).startswith(b"UPLOAD:whole:1000:1000:")
 
 
-def test_a_tracker_needs_a_single_process(start_balancer: Start, node: Node) -> None:
-    balancer = start_balancer(proxy(node.address), "ours", "--workers", "2")
-    balancer.command("CREATE SERVICE tracker")
-    balancer.command("SET tracker.role = upload_tracker")
-    balancer.command(f"SET tracker.listen = 127.0.0.1:{free_port()}")
-    assert "needs a single process" in balancer.command("ENABLE tracker")[0]
+def test_every_worker_answers_what_any_of_them_has_heard(start_balancer: Start, node: Node) -> None:
+    port = free_port()
+    balancer = start_balancer(config(node, port), "ours", "--workers", "2")
+    with balancer.talk() as talk:
+        talk.send(POST % b"/up?client_up_sess=shared" + b"x" * 300)
+        wait_for(lambda: status(balancer, "shared") != b"{}", "the tracker to hear of it")
+
+        def alike() -> bool:
+            return all(status(balancer, "shared").startswith(b"{done:300,") for _ in range(20))
+
+        wait_for(alike, "all workers to hear of it")
+        talk.send(b"x" * 700)
+        assert talk.read().status == 200
