@@ -47,7 +47,7 @@ worker_processes 1; daemon off; master_process off;
 pid {folder}/nginx.pid; error_log {folder}/error.log;
 events {{ worker_connections 19000; }}
 http {{
-  access_log off; sendfile on; keepalive_requests 100000000; keepalive_timeout 300;
+  access_log off; sendfile on; keepalive_requests 100000000; keepalive_timeout 600;
   client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
   uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
 """
@@ -118,8 +118,8 @@ global
 defaults
   mode http
   timeout connect 5s
-  timeout client 60s
-  timeout server 60s
+  timeout client 600s
+  timeout server 600s
 frontend f
   bind 127.0.0.1:{port}
   default_backend b

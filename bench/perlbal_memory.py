@@ -164,7 +164,7 @@ def _read(client: socket.socket, size: int) -> None:
 
 # -- what is compared ---------------------------------------------------------------
 
-_PATIENT = "  SET persist_client_idle_timeout = 300\n"
+_PATIENT = "  SET persist_client_idle_timeout = 600\n"
 _TO_DISK = perlbal.PROXY.replace(
     "{settings}", "  SET buffer_uploads = on\n  SET buffer_uploads_path = {folder}\n"
 )

@@ -53,15 +53,18 @@ class Fields:
         fields: value by lower-case name; several lines of a name joined by commas.
         kept: the lines that may be passed on, each with its CRLF, if other heads have the same;
             None: the fields are this head's own.
+
+    Args:
+        like: whose fields it has, too (`share`); None: it has none yet.
     """
 
     __slots__ = ("fields", "hop", "kept", "lines")
 
-    def __init__(self) -> None:
-        self.lines: list[bytes] = []
-        self.hop: list[int] = []
-        self.fields: dict[bytes, bytes] = {}
-        self.kept: bytes | None = None
+    def __init__(self, like: Fields | None = None) -> None:
+        self.lines: list[bytes] = [] if like is None else like.lines
+        self.hop: list[int] = [] if like is None else like.hop
+        self.fields: dict[bytes, bytes] = {} if like is None else like.fields
+        self.kept: bytes | None = None if like is None else like.kept
 
     def share(self) -> None:
         """Let others have the same fields from now on."""
@@ -120,6 +123,9 @@ class RequestHead(Fields):
         keep_alive: whether the client would go on with this connection.
         upgrade: the protocol that the client would like to change to, or b"".
         expects_continue: whether the client waits for 100 Continue.
+
+    Args:
+        like: a request without a body whose fields this one shares; None: it has none yet.
     """
 
     __slots__ = (
@@ -132,34 +138,17 @@ class RequestHead(Fields):
         "upgrade",
     )
 
-    def __init__(self, method: bytes, target: bytes, minor: int) -> None:
+    def __init__(
+        self, method: bytes, target: bytes, minor: int, like: RequestHead | None = None
+    ) -> None:
+        super().__init__(like)
         self.method = method
         self.target = target
         self.minor = minor
-        self.lines: list[bytes] = []
-        self.hop: list[int] = []
-        self.fields: dict[bytes, bytes] = {}
-        self.kept: bytes | None = None
         self.length = 0
-        self.keep_alive = minor == 1
+        self.keep_alive: bool = minor == 1 if like is None else like.keep_alive
         self.upgrade = b""
         self.expects_continue = False
-
-    def again(self, method: bytes, target: bytes) -> RequestHead:
-        """Another request with the same fields, which both share."""
-        head = RequestHead.__new__(RequestHead)
-        head.method = method
-        head.target = target
-        head.minor = self.minor
-        head.lines = self.lines
-        head.hop = self.hop
-        head.fields = self.fields
-        head.kept = self.kept
-        head.length = self.length
-        head.keep_alive = self.keep_alive
-        head.upgrade = self.upgrade
-        head.expects_continue = self.expects_continue
-        return head
 
     @property
     def host(self) -> bytes:
@@ -177,31 +166,19 @@ class ResponseHead(Fields):
         length: of the body: a number, CHUNKED or UNTIL_CLOSE; 0 where the status or the
             request's method allow none.
         keep_alive: whether the connection can carry another exchange.
+
+    Args:
+        like: a response that this one is equal to, and shares its fields with; None: it has none.
     """
 
     __slots__ = ("keep_alive", "length", "minor", "reason", "status")
 
-    def __init__(self, minor: int, status: int, reason: bytes) -> None:
+    def __init__(
+        self, minor: int, status: int, reason: bytes, like: ResponseHead | None = None
+    ) -> None:
+        super().__init__(like)
         self.minor = minor
         self.status = status
         self.reason = reason
-        self.lines: list[bytes] = []
-        self.hop: list[int] = []
-        self.fields: dict[bytes, bytes] = {}
-        self.kept: bytes | None = None
-        self.length = UNTIL_CLOSE
-        self.keep_alive = minor == 1
-
-    def again(self) -> ResponseHead:
-        """The same response, whose fields both share."""
-        head = ResponseHead.__new__(ResponseHead)
-        head.minor = self.minor
-        head.status = self.status
-        head.reason = self.reason
-        head.lines = self.lines
-        head.hop = self.hop
-        head.fields = self.fields
-        head.kept = self.kept
-        head.length = self.length
-        head.keep_alive = self.keep_alive
-        return head
+        self.length: int = UNTIL_CLOSE if like is None else like.length
+        self.keep_alive: bool = minor == 1 if like is None else like.keep_alive

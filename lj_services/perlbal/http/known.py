@@ -69,62 +69,69 @@ _requests: Known[RequestHead] = Known()
 _responses: Known[ResponseHead] = Known()
 
 
-def fields_of(data: bytes) -> bytes:
-    """The fields of the request that `data` is to its end, if it is one; nothing of a long one."""
-    return data[data.find(b"\r\n") + 2 :] if len(data) <= LONGEST else b""
-
-
-def known_request(data: bytes, fields: bytes) -> RequestHead | None:
-    """The request that `data` is, if what `fields_of` it gives is known."""
+def known_request(data: bytes) -> RequestHead | None:
+    """The request that `data` is to its end, if its fields are known."""
+    fields = _fields_of(data)
     known = _requests.heads.get(fields)
     if known is None:
         return None
     line = _LINE.fullmatch(data, 0, len(data) - len(fields))
-    return None if line is None else known.again(line[1], line[2])
+    return None if line is None else RequestHead(line[1], line[2], 1, known)
 
 
-def remember_request(head: RequestHead, fields: bytes) -> None:
+def remember_request(head: RequestHead, data: bytes) -> None:
     """Know these fields the next time, if they are worth it.
 
     Args:
         head: what was made of them.
-        fields: as `fields_of` gives them.
+        data: the request, to its end.
     """
     if (
         head.minor
         and not head.length
         and not head.upgrade
-        and _requests.wanted(fields)
+        and _requests.wanted(fields := _fields_of(data))
         and head.fields.keys().isdisjoint(_UNSHARED)
     ):
         head.share()
-        _requests.remember(fields, head.again(head.method, head.target))
+        _requests.remember(fields, RequestHead(head.method, head.target, 1, head))
 
 
-def start_of(data: bytes) -> bytes:
-    """The head of the response that `data` begins with; nothing of a long one."""
-    end = data.find(b"\r\n\r\n", 0, LONGEST) + 4
-    return data[:end] if end > 3 else b""
+def _fields_of(data: bytes) -> bytes:
+    """What is behind a request's first line; nothing of a long one."""
+    return data[data.find(b"\r\n") + 2 :] if len(data) <= LONGEST else b""
 
 
-def known_response(start: bytes) -> ResponseHead | None:
-    """The head that these bytes are, if they are known.  Not for answers to HEAD."""
+def known_response(data: bytes) -> tuple[ResponseHead, int] | None:
+    """The head that `data` begins with, and how many bytes it takes, if it is known.
+
+    Not for answers to HEAD.
+    """
+    start = _head_of(data)
     known = _responses.heads.get(start)
-    return None if known is None else known.again()
+    if known is None:
+        return None
+    return ResponseHead(1, known.status, known.reason, known), len(start)
 
 
-def remember_response(head: ResponseHead, start: bytes) -> None:
-    """Know this head the next time, if it is worth it.
+def remember_response(head: ResponseHead, data: bytes) -> None:
+    """Know this head the next time, if it is worth it.  Not for answers to HEAD.
 
     Args:
         head: what was made of it.
-        start: as `start_of` gives it.
+        data: that begins with it.
     """
     if (
         head.minor
         and head.status >= 200
         and b"set-cookie" not in head.fields
-        and _responses.wanted(start)
+        and _responses.wanted(start := _head_of(data))
     ):
         head.share()
-        _responses.remember(start, head.again())
+        _responses.remember(start, ResponseHead(1, head.status, head.reason, head))
+
+
+def _head_of(data: bytes) -> bytes:
+    """The head that a response begins with; nothing of a long one."""
+    end = data.find(b"\r\n\r\n", 0, LONGEST) + 4
+    return data[:end] if end > 3 else b""

@@ -40,12 +40,10 @@ from lj_services.perlbal.http.head import (
 )
 from lj_services.perlbal.http.incomplete import refuse_no_head, refuse_no_request
 from lj_services.perlbal.http.known import (
-    fields_of,
     known_request,
     known_response,
     remember_request,
     remember_response,
-    start_of,
 )
 
 _FIELDS = rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+)\r\n"
@@ -68,8 +66,8 @@ def parse_request(data: bytes) -> tuple[RequestHead, int] | None:
     Raises:
         BadMessage: it is malformed, ambiguous or too long.
     """
-    whole = fields_of(data)
-    if whole and (known := known_request(data, whole)) is not None:
+    known = known_request(data)
+    if known is not None:
         return known, len(data)
     match = _REQUEST.match(data)
     if match is None:
@@ -102,7 +100,7 @@ def parse_request(data: bytes) -> tuple[RequestHead, int] | None:
     if authority:
         head.set(b"Host", authority)
     elif match.end() == len(data):
-        remember_request(head, whole)
+        remember_request(head, data)
     return head, match.end()
 
 
@@ -116,9 +114,8 @@ def parse_response(data: bytes, method: bytes) -> tuple[ResponseHead, int] | Non
     Raises:
         BadMessage: it is malformed, ambiguous or too long.
     """
-    start = start_of(data) if method != b"HEAD" else b""
-    if start and (known := known_response(start)) is not None:
-        return known, len(start)
+    if method != b"HEAD" and (known := known_response(data)) is not None:
+        return known
     match = _RESPONSE.match(data)
     if match is None:
         refuse_no_head(data, 502)
@@ -149,8 +146,8 @@ def parse_response(data: bytes, method: bytes) -> tuple[ResponseHead, int] | Non
         head.length = int(length)
     else:
         head.keep_alive = False
-    if match.end() == len(start):
-        remember_response(head, start)
+    if method != b"HEAD":
+        remember_response(head, data)
     return head, match.end()
 
 
