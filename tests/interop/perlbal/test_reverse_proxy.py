@@ -238,7 +238,6 @@ def test_the_console_shows_what_is_going_on(
             "set web.dirindexing = on",
             "ERROR: The 'dirindexing' option can only be set on a 'web_server' service",
         ),
-        ("pool p grow 10.0.0.1", "ERROR: Invalid command:  must be 'add' or 'remove'"),
         ("pool q add 10.0.0.1", "ERROR: Pool 'q' not found"),
         ("show pool q", "ERROR: pool 'q' does not exist"),
         ("show service q", "ERROR: Unknown service"),
@@ -257,6 +256,16 @@ def test_the_console_answers_in_the_same_words(
     command: str, answer: str, which: Which, shared: dict[Which, Balancer]
 ) -> None:
     assert shared[which].command(command) == [answer]
+
+
+@BOTH
+def test_the_console_tells_what_can_be_done_with_a_pool(
+    which: Which, shared: dict[Which, Balancer]
+) -> None:
+    """Ours lets a node be drained, too."""
+    known = {"ours": "'add', 'remove' or 'drain'", "perlbal": "'add' or 'remove'"}[which]
+    answer = f"ERROR: Invalid command:  must be {known}"
+    assert shared[which].command("pool p grow 10.0.0.1") == [answer]
 
 
 @pytest.fixture(scope="module")
