@@ -12,10 +12,9 @@ import pytest
 
 from tests.support.perlbal import Node, Start, echoing, get, proxy, raw_node, read_head
 from tests.support.process import wait_for
+from tests.support.proxies import GET
 
 pytestmark = pytest.mark.faults
-
-GET = b"GET %b HTTP/1.1\r\nHost: a\r\n%b\r\n"
 
 
 @pytest.fixture

@@ -9,11 +9,9 @@ import pytest
 
 from tests.support.perlbal import Answer, Balancer, Node, Start, echoing, proxy
 from tests.support.process import free_port, wait_for
+from tests.support.proxies import GET, KEPT
 
 pytestmark = pytest.mark.faults
-
-KEPT = "  SET persist_client = on\n  SET persist_backend = on\n"
-GET = b"GET %b HTTP/1.1\r\nHost: a\r\n%b\r\n"
 
 
 @pytest.fixture

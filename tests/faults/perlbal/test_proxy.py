@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,31 +12,14 @@ from tests.support.perlbal import (
     Node,
     Start,
     Talk,
-    echoing,
     proxy,
     raw_node,
     read_head,
-    starting,
 )
 from tests.support.process import free_port
+from tests.support.proxies import GET, KEPT
 
 pytestmark = pytest.mark.faults
-
-KEPT = "  SET persist_client = on\n  SET persist_backend = on\n"
-GET = b"GET %b HTTP/1.1\r\nHost: a\r\n%b\r\n"
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
-    with echoing() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory, node: Node) -> Iterator[Balancer]:
-    """A proxy that keeps connections, for tests that leave it as it was."""
-    with starting(tmp_path_factory.mktemp("kept")) as start:
-        yield start(proxy(node.address, settings=KEPT))
 
 
 def test_pipelined_requests_are_answered_in_order(kept: Balancer) -> None:

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.support.perlbal import (
     Balancer,
     Node,
     Start,
-    echoing,
     get,
     proxy,
-    starting,
 )
+from tests.support.proxies import GET
 
 pytestmark = pytest.mark.faults
-
-KEPT = "  SET persist_client = on\n  SET persist_backend = on\n"
-GET = b"GET %b HTTP/1.1\r\nHost: a\r\n%b\r\n"
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
-    with echoing() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory, node: Node) -> Iterator[Balancer]:
-    """A proxy that keeps connections, for tests that leave it as it was."""
-    with starting(tmp_path_factory.mktemp("kept")) as start:
-        yield start(proxy(node.address, settings=KEPT))
 
 
 SMUGGLED = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
@@ -14,12 +13,6 @@ from tests.support.perlbal import (
 )
 
 pytestmark = pytest.mark.faults
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
-    with echoing() as running:
-        yield running
 
 
 def test_a_selector_chooses_by_host(start_balancer: Start, node: Node) -> None:

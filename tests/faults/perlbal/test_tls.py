@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.perlbal import LJ, Balancer, Node, Start, echoing, proxy, starting
+from tests.support.perlbal import LJ, Balancer, Node, Start, proxy, starting
 from tests.support.process import free_port, wait_for
 
 pytestmark = pytest.mark.faults
@@ -105,12 +105,6 @@ def settings(cert: Path, key: Path, more: str = "") -> str:
         f"  SET enable_ssl = on\n  SET ssl_cert_file = {cert}\n  SET ssl_key_file = {key}\n"
         f"  SET persist_client = on\n  SET persist_backend = on\n{more}"
     )
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
-    with echoing() as running:
-        yield running
 
 
 MakeSite = Callable[[str], Site]

@@ -13,7 +13,7 @@ import pytest
 
 from lj_services.perlbal.parameters import Parameters
 from lj_services.perlbal.proxy.spool import reason
-from tests.support.perlbal import Balancer, Node, Start, echoing, get, proxy, starting
+from tests.support.perlbal import Balancer, Node, Start, get, proxy, starting
 from tests.support.process import wait_for
 
 pytestmark = pytest.mark.faults
@@ -32,12 +32,6 @@ def settings(folder: Path, more: str = "") -> str:
         "  SET persist_client = on\n  SET persist_backend = on\n  SET buffer_uploads = on\n"
         f"  SET buffer_uploads_path = {folder}\n{more}"
     )
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
-    with echoing() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -13,18 +13,11 @@ import psutil
 import pytest
 
 from tests.support.http_load import http_load
-from tests.support.perlbal import LJ, Balancer, Node, Start, Talk, echoing, get, proxy, starting
+from tests.support.perlbal import LJ, Balancer, Node, Start, Talk, get, proxy, starting
 from tests.support.process import accepts, free_port, spawn, wait_for
+from tests.support.proxies import KEPT
 
 pytestmark = pytest.mark.faults
-
-KEPT = "  SET persist_client = on\n  SET persist_backend = on\n"
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
-    with echoing() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.perlbal import Balancer, Node, Start, Talk, Which, echoing, get, proxy
+from tests.support.perlbal import Balancer, Node, Start, Talk, Which, get, proxy
 from tests.support.process import wait_for
+from tests.support.proxies import BOTH, using
 
 pytestmark = pytest.mark.interop
-
-BOTH = pytest.mark.parametrize("which", ["ours", "perlbal"])
-
-
-@pytest.fixture
-def node() -> Iterator[Node]:
-    with echoing() as running:
-        yield running
-
-
-def using(plugin: str, node: Node, *lines: str, before: tuple[str, ...] = ()) -> str:
-    """A reverse proxy that uses a plug-in, with lines before and behind that."""
-    settings = "".join(f"  {line}\n" for line in (*before, f"SET plugins = {plugin}", *lines))
-    return f"LOAD {plugin}\n" + proxy(node.address, settings=settings)
 
 
 @BOTH

@@ -8,10 +8,10 @@ import pytest
 
 from tests.support.perlbal import Balancer, Node, Which, echoing, proxy, starting
 from tests.support.process import wait_for
+from tests.support.proxies import BOTH
 
 pytestmark = pytest.mark.interop
 
-BOTH = pytest.mark.parametrize("which", ["ours", "perlbal"])
 KEPT = "  SET persist_client = on\n  SET persist_backend = on\n  SET connect_ahead = 0\n"
 OLD = b"GET %b HTTP/1.0\r\n%b\r\n"
 KEEP = b"Connection: keep-alive\r\n"

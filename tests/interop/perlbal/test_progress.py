@@ -7,24 +7,17 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterator
 
 import pytest
 
-from tests.support.perlbal import Balancer, Node, Start, Which, echoing, get, proxy
+from tests.support.perlbal import Balancer, Node, Start, Which, get, proxy
 from tests.support.process import free_port, wait_for
+from tests.support.proxies import BOTH
 
 pytestmark = pytest.mark.interop
 
-BOTH = pytest.mark.parametrize("which", ["ours", "perlbal"])
 POST = b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n"
 STATUS = re.compile(rb"\{done:(\d+),total:(\d+),starttime:(\d+),nowtime:(\d+)\}")
-
-
-@pytest.fixture
-def node() -> Iterator[Node]:
-    with echoing() as running:
-        yield running
 
 
 def config(node: Node, port: int) -> str:

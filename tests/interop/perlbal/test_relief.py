@@ -12,10 +12,10 @@ import pytest
 
 from tests.support.perlbal import LONGEST_WAIT_S, Balancer, Start, Talk, Which, proxy, read_head
 from tests.support.process import wait_for
+from tests.support.proxies import BOTH
 
 pytestmark = pytest.mark.interop
 
-BOTH = pytest.mark.parametrize("which", ["ours", "perlbal"])
 
 SETTINGS = """  SET persist_backend = on
   SET connect_ahead = 0

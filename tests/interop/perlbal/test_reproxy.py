@@ -10,10 +10,10 @@ import pytest
 
 from tests.support.perlbal import Balancer, Node, Which, echoing, get, proxy, starting
 from tests.support.process import free_port
+from tests.support.proxies import BOTH
 
 pytestmark = pytest.mark.interop
 
-BOTH = pytest.mark.parametrize("which", ["ours", "perlbal"])
 LARGE = bytes(range(256)) * 4000
 SETTINGS = (
     "  SET enable_reproxy = on\n  SET persist_backend = on\n  SET reproxy_cache_maxsize = 10\n"

@@ -10,18 +10,9 @@ import pytest
 
 from tests.support.perlbal import Balancer, Node, Start, Talk, Which, echoing, get, proxy, starting
 from tests.support.process import wait_for
+from tests.support.proxies import BOTH, GET, KEPT
 
 pytestmark = pytest.mark.interop
-
-BOTH = pytest.mark.parametrize("which", ["ours", "perlbal"])
-KEPT = "  SET persist_client = on\n  SET persist_backend = on\n"
-GET = b"GET %b HTTP/1.1\r\nHost: a\r\n%b\r\n"
-
-
-@pytest.fixture
-def node() -> Iterator[Node]:
-    with echoing() as running:
-        yield running
 
 
 def fields(answer: object) -> dict[str, str]:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.perlbal import Answer, Balancer, Talk, Which, echoing, starting
+from tests.support.proxies import BOTH
 
 pytestmark = pytest.mark.interop
 
-BOTH = pytest.mark.parametrize("which", ["ours", "perlbal"])
 CONTENT = b"what is in the file\n" * 1000
 CONFIG = """SERVER aio_mode = none
 LOAD Vhosts

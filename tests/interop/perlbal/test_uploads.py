@@ -13,10 +13,10 @@ import pytest
 
 from tests.support.perlbal import Balancer, Node, Which, echoing, proxy, starting
 from tests.support.process import wait_for
+from tests.support.proxies import BOTH
 
 pytestmark = pytest.mark.interop
 
-BOTH = pytest.mark.parametrize("which", ["ours", "perlbal"])
 SETTINGS = """  SET persist_client = on
   SET persist_backend = on
   SET buffer_uploads = on

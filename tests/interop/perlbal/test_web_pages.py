@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.perlbal import Answer, Balancer, Talk, Which, starting
+from tests.support.proxies import BOTH
 
 pytestmark = pytest.mark.interop
 
-BOTH = pytest.mark.parametrize("which", ["ours", "perlbal"])
 TEXT = b"foo bar baz\n" * 1000
 A, B = b"a" * 50 + b"\n", b"b" * 50 + b"\n"
 

@@ -13,10 +13,10 @@ import pytest
 
 from tests.support.perlbal import Answer, Balancer, Talk, Which, starting
 from tests.support.process import wait_for
+from tests.support.proxies import BOTH
 
 pytestmark = pytest.mark.interop
 
-BOTH = pytest.mark.parametrize("which", ["ours", "perlbal"])
 LARGE = bytes(range(256)) * 12_000
 
 
