@@ -196,6 +196,14 @@ LONG_LEDGER = MOVER_LEDGER_MOVES=$${MOVER_LEDGER_MOVES:-500} MOVER_LEDGER_USERS=
 faults: $(VENV)/.test ## Only the tests that kill, cut, fill and lie
 	$(LONG_LEDGER) $(BIN)/pytest -m faults $(PYTEST_ARGS)
 
+# How many of each kind of disk, and how many kinds at once.
+CYCLES ?= 100
+CYCLE_JOBS ?= $(shell nproc)
+
+.PHONY: disk-cycles
+disk-cycles: $(VENV)/.test ## Cut each kind of disk CYCLES=100 times under the disk checker, and count its verdicts (root)
+	$(BIN)/python -m tests.support.disk_cycles --cycles $(CYCLES) --jobs $(CYCLE_JOBS)
+
 .PHONY: search
 search: $(VENV)/.test ## Look for new examples that break a property; `make test` has the same ones each time
 	$(BIN)/pytest tests/unit -m unit --hypothesis-profile=search -n $(PYTEST_JOBS) $(PYTEST_ARGS)

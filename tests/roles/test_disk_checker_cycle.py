@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.disk_rig import CHECKER, Rig, command
+from tests.support.disk_programs import CHECKER
+from tests.support.disk_rig import Rig, command
 from tests.support.process import accepts, free_port, spawn
 from tests.support.switchboard import switchboard
 

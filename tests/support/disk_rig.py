@@ -13,18 +13,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from disk_checker.errors import ProtocolError
 from disk_checker.protocol import FrameReader, Kind, decode_done
+from tests.support.disk_programs import CHECKER, Program, Start, Started
 from tests.support.liar_disk import LiarDisk, NbdServer
 from tests.support.process import wait_for
 
-CHECKER = Path(sys.executable).with_name("disk-checker")
 BUSY_S = 60.0
 
 
@@ -185,10 +183,14 @@ class Rig:
 
 
 class Checker:
-    """The command, against one listener."""
+    """The command, against one listener.
 
-    def __init__(self, folder: Path) -> None:
+    :param start: how it is started.
+    """
+
+    def __init__(self, folder: Path, start: Start = Started) -> None:
         self.state = folder / "state"
+        self._folder, self._start, self._count = folder, start, 0
         self._process = subprocess.Popen(
             [CHECKER, "listen", "--listen", "127.0.0.1:0", "--state", self.state],
             stdout=subprocess.PIPE,
@@ -209,8 +211,14 @@ class Checker:
         assert self._process.stdout is not None
         self._process.stdout.close()
 
+    def _say(self, name: str) -> Path:
+        self._count += 1
+        return self._folder / f"{name}-{self._count}"
+
     def create(self, target: Path | str, size: str, *words: str) -> Writing:
-        return Writing([str(CHECKER), "create", self.address, str(target), size, *words])
+        out = self._say("create")
+        words = ("create", self.address, str(target), size, *words)
+        return Writing(self._start(words, out, out), out)
 
     def acked(self, run: str) -> int:
         """Acknowledgements of a run that are on the listener's disk by now."""
@@ -221,41 +229,43 @@ class Checker:
         wait_for(
             lambda: self.acked(writing.run) >= count or writing.process.poll() is not None,
             f"{count} acknowledged writes",
-            timeout_s=60,
-            every_s=0.05,
+            timeout_s=120,
+            every_s=0.02,
         )
 
     def verify(self, target: Path | str, *words: str) -> dict[str, Any]:
         """The report as JSON; its exit code is checked to be the process's."""
-        done = subprocess.run(
-            [CHECKER, "verify", self.address, str(target), "--same-boot", "--json", *words],
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode in (0, 1, 2), f"{done.returncode}: {done.stdout}{done.stderr}"
-        assert done.stdout.startswith("{"), f"{done.returncode}: {done.stdout}{done.stderr}"
-        report: dict[str, Any] = json.loads(done.stdout)
-        assert report["exit_code"] == done.returncode
+        out, err = self._say("verify"), self._say("errors")
+        words = ("verify", self.address, str(target), "--same-boot", "--json", *words)
+        code = self._start(words, out, err).wait(120)
+        said, errors = out.read_text(), err.read_text()
+        assert code in (0, 1, 2), f"{code}: {said}{errors}"
+        assert said.startswith("{"), f"{code}: {said}{errors}"
+        report: dict[str, Any] = json.loads(said)
+        assert report["exit_code"] == code
         return report
 
 
 class Writing:
-    """A `disk-checker create` under way."""
+    """A `disk-checker create` under way.
 
-    def __init__(self, words: Sequence[str]) -> None:
-        self.process = subprocess.Popen(
-            words,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
+    ``run`` is its run's id; empty: it was refused, and `finish` has its words.
+    """
+
+    def __init__(self, process: Program, out: Path) -> None:
+        self.process = process
+        self._out = out
+        wait_for(
+            lambda: "\n" in self._said() or process.poll() is not None,
+            "the writer's first line",
+            timeout_s=120,
+            every_s=0.005,
         )
-        assert self.process.stdout is not None
-        self.first = self.process.stdout.readline()
-        if not self.first.startswith("disk-checker: run "):
-            self.run = ""  # refused: `finish` has its words
-            return
-        self.run = self.first.split()[-1]
+        first = self._said().partition("\n")[0]
+        self.run = first.split()[-1] if first.startswith("disk-checker: run ") else ""
+
+    def _said(self) -> str:
+        return self._out.read_text() if self._out.exists() else ""
 
     def freeze(self) -> None:
         """Stop it and its workers where they are, as a power cut does; the disk follows.
@@ -275,7 +285,7 @@ class Writing:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
 
-    def finish(self, timeout_s: float = 60) -> tuple[int, str]:
+    def finish(self, timeout_s: float = 120) -> tuple[int, str]:
         """Exit code and output."""
-        out, _ = self.process.communicate(timeout=timeout_s)
-        return self.process.returncode, self.first + out
+        code = self.process.wait(timeout_s)
+        return code, self._said()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from disk_checker.ledger import Ledger
-from tests.support.disk_rig import CHECKER, Checker
+from tests.support.disk_programs import CHECKER
+from tests.support.disk_rig import Checker
 
 pytestmark = pytest.mark.faults
 
@@ -56,7 +58,7 @@ def test_two_clients_with_one_file_and_a_run_under_way(tmp_path: Path) -> None:
         done = subprocess.run(words, capture_output=True, text=True)
         assert done.returncode == 3
         assert "still connected" in done.stderr
-        writing.process.send_signal(signal.SIGTERM)
+        os.kill(writing.process.pid, signal.SIGTERM)
         code, said = writing.finish()
         assert code == 0, said
         report = checker.verify(target)

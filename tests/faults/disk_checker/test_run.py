@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.disk_rig import CHECKER, Rig
+from tests.support.disk_programs import CHECKER
+from tests.support.disk_rig import Rig
 from tests.support.switchboard import switchboard
 
 pytestmark = pytest.mark.faults
