@@ -15,9 +15,10 @@ One write on its way through the files:
   a ``lane`` hands it to a ``worker``, a process that only writes and syncs by ``target`` (a
   database's commits share their syncs by ``groupsync``);
 - what is synced ``writer`` acknowledges over ``uplink``;
-- after the cut, ``verify`` reads all blocks beside the journal's folded states,
-  ``classify`` judges each, ``result`` counts and gives the verdict, ``statistics`` says
-  what it proves, ``report`` prints it with ``advice`` from what ``hostfacts`` found.
+- after the cut, ``verify`` has all blocks read beside the journal's folded states, by the
+  processes of ``examine``: ``scan`` recognises those that are right, ``classify`` judges every
+  other; ``result`` counts and gives the verdict, ``statistics`` says what it proves, ``report``
+  prints it with ``advice`` from what ``hostfacts`` found.
 
 ``cycle`` repeats this with a power switch; ``gate`` reads the reports and says whether a host
 may hold data.  This package stands alone: it imports

@@ -16,6 +16,8 @@ import mmap
 import zlib
 from array import array
 from dataclasses import dataclass
+from functools import cache
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +26,42 @@ from disk_checker.stamp import SECTOR, STARTS, STEP, Stamper
 
 _RUN, _VARYING = 58, 60
 _PLACE_SIZE = 3 * 8
+_FEW_SECTORS = 4
+"""Blocks so small are compared all at once: a call for each costs more than its bytes."""
 
 # With the interpreter's lock kept: it takes less than giving that back and getting it again.
 _memcmp = ctypes.PyDLL(None).memcmp
 _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _memcmp.restype = ctypes.c_int
+
+
+_ZEROS = zlib.crc32(bytes(_PLACE_SIZE))
+
+
+@cache
+def _crc_tables() -> npt.NDArray[np.uint64]:
+    """What a byte at a place adds to the CRC-32 of `_PLACE_SIZE` bytes: CRCs are linear."""
+    rows = [
+        [
+            zlib.crc32(bytes(place) + bytes([byte]) + bytes(_PLACE_SIZE - 1 - place)) ^ _ZEROS
+            for byte in range(256)
+        ]
+        for place in range(_PLACE_SIZE)
+    ]
+    return np.array(rows, np.uint64)
+
+
+def _crcs(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The CRC-32 of each row of three words."""
+    tables = _crc_tables()
+    found = np.full(len(words), _ZEROS, np.uint64)
+    columns = words.view(np.uint8)
+    for word in range(3):
+        most = int(words[:, word].max(initial=0))
+        # Bytes that are 0 in all rows add nothing.
+        for place in range(8 * word, 8 * word + (most.bit_length() + 7) // 8):
+            found ^= tables[place][columns[:, place]]
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +95,8 @@ class Scanner:
         self._sectors = self._size // SECTOR
         self._pool = np.frombuffer(stamper.pool, np.uint64)
         checks = np.frombuffer(stamper.checks, np.uint64)
+        self._rows = self._pool.reshape(-1, SECTOR // 8)
+        self._wanted = np.empty((0, SECTOR // 8), np.uint64)
         self._checks = np.lib.stride_tricks.sliding_window_view(checks, self._sectors)
 
     def scan(
@@ -119,10 +154,7 @@ class Scanner:
 
     def _places(self, tails: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
         """What each block's first sector adds to its pool's half of the checksum."""
-        step = self._sectors * 4 * 8
-        view, crc32 = tails.data.cast("B"), zlib.crc32
-        crcs = [crc32(view[at : at + _PLACE_SIZE]) for at in range(0, len(view), step)]
-        return np.array(crcs, np.uint64) | np.uint64(self._sectors << 32)
+        return _crcs(np.ascontiguousarray(tails[:, 0, :3])) | np.uint64(self._sectors << 32)
 
     def _compare(
         self,
@@ -131,11 +163,18 @@ class Scanner:
         good: npt.NDArray[np.bool_],
     ) -> None:
         """Strike those out of ``good`` whose bytes are not the pool's."""
-        size, memcmp = self._size, _memcmp
+        size, full = self._size, len(words)
+        if self._sectors <= _FEW_SECTORS:
+            rows = (starts[:, None] + np.arange(self._sectors, dtype=np.uint64)).ravel()
+            if len(self._wanted) < len(rows):
+                self._wanted = np.empty((len(rows), SECTOR // 8), np.uint64)
+            wanted = self._wanted[: len(rows)]
+            np.take(self._rows, rows.astype(np.intp), axis=0, out=wanted, mode="clip")
+            good &= (wanted.reshape(full, -1) == words.reshape(full, -1)).all(axis=1)
+            return
         chosen = np.flatnonzero(good)
         pool = starts[chosen] * np.uint64(SECTOR) + np.uint64(self._pool.ctypes.data)
         data = chosen.astype(np.uint64) * np.uint64(size) + np.uint64(words.ctypes.data)
-        pairs = zip(chosen.tolist(), pool.tolist(), data.tolist(), strict=True)
-        for index, one, other in pairs:
-            if memcmp(one, other, size):
-                good[index] = False
+        differs = list(map(_memcmp, pool.tolist(), data.tolist(), repeat(size)))
+        if any(differs):
+            good[chosen[np.flatnonzero(differs)]] = False

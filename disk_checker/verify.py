@@ -1,9 +1,9 @@
 """`disk-checker verify`: read the target, compare it with the record.
 
-One pass in the order of the blocks: threads read ahead past the page cache, the
-listener sends the states of the same blocks, and each block is recognised whole
-(:mod:`disk_checker.scan`) or judged sector by sector.  Memory does not grow with the
-target.
+One pass in the order of the blocks: the listener sends the states of some, one of several
+processes (:mod:`disk_checker.examine`) reads these past the page cache, and recognises each
+whole (:mod:`disk_checker.scan`) or judges it sector by sector.  Memory does not grow with
+the target.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ import mmap
 import os
 import time
 from array import array
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from disk_checker import host, protocol
 from disk_checker.classify import Finding, judge_block
@@ -26,13 +24,14 @@ from disk_checker.ledger import Totals, run_name
 from disk_checker.plan import Mount, Plan
 from disk_checker.protocol import Kind
 from disk_checker.result import MIN_ACKED, Result
-from disk_checker.stamp import SECTOR, Stamper
+from disk_checker.stamp import SECTOR
 from disk_checker.target import open_reader, read_at, slot_name
 from disk_checker.uplink import Call
 
+if TYPE_CHECKING:
+    from disk_checker.examine import Examined
+
 _CHUNK = 4 << 20
-_AHEAD = 4
-_READERS = 2
 _SETTLE_S = 3.0
 
 Progress = Callable[[int, int], None]
@@ -161,71 +160,17 @@ def _mount(mount: Mount, device: str, result: Result) -> bool:
     return False
 
 
-class _States:
-    """The listener's states, asked for one piece ahead."""
+def _states(call: Call, blocks: int, piece: int) -> Iterator[tuple[int, bytes]]:
+    """(first block, seq, time, seq, time ...) in order; the listener is asked one piece ahead."""
 
-    def __init__(self, call: Call, blocks: int, piece: int) -> None:
-        self._call = call
-        self._blocks, self._piece = blocks, piece
+    def ask(first: int) -> None:
+        call.send(protocol.encode_range(first, min(piece, blocks - first)))
 
-    def __iter__(self) -> Iterator[tuple[int, array[int]]]:
-        """(first block, flat seq, time, seq, time ...) in order."""
-        starts = range(0, self._blocks, self._piece)
-        self._ask(0)
-        for first in starts:
-            if first + self._piece < self._blocks:
-                self._ask(first + self._piece)
-            yield first, array("Q", self._call.receive(Kind.STATES).payload)
-
-    def _ask(self, first: int) -> None:
-        count = min(self._piece, self._blocks - first)
-        self._call.send(protocol.encode_range(first, count))
-
-
-class _ReadAhead:
-    """Reads a file in chunks, past the page cache, in threads of its own.
-
-    Two of them: the disk has its next read already when one ends, and while a thread waits
-    for the interpreter's lock the other reads.
-    """
-
-    def __init__(self, path: Path, size: int, chunk: int) -> None:
-        self._descriptor, self._direct = open_reader(path)
-        self._offsets = iter(range(0, size, chunk))
-        self._threads = ThreadPoolExecutor(_READERS, "read-ahead")
-        self._under_way: deque[Future[tuple[mmap.mmap, int, OSError | None]]] = deque()
-        for _ in range(_AHEAD):
-            self.free(mmap.mmap(-1, chunk))
-
-    def _read(self, buffer: mmap.mmap, offset: int) -> tuple[mmap.mmap, int, OSError | None]:
-        try:
-            return buffer, read_at(self._descriptor, self._direct, buffer, offset), None
-        except OSError as error:
-            return buffer, 0, error
-
-    def next(self) -> tuple[mmap.mmap, int, OSError | None]:
-        """(buffer, bytes in it, error) of the next chunk; give the buffer back by `free`."""
-        return self._under_way.popleft().result()
-
-    def free(self, buffer: mmap.mmap) -> None:
-        """This buffer is done with: the next chunk that nobody reads yet goes there."""
-        offset = next(self._offsets, None)
-        if offset is not None:
-            self._under_way.append(self._threads.submit(self._read, buffer, offset))
-
-    def piecewise(self, offset: int, size: int) -> bytes | OSError:
-        """One block of a chunk that could not be read as a whole."""
-        skip = offset % mmap.PAGESIZE
-        with mmap.mmap(-1, -(-(skip + size) // mmap.PAGESIZE) * mmap.PAGESIZE) as buffer:
-            try:
-                got = read_at(self._descriptor, self._direct, buffer, offset - skip)
-            except OSError as error:
-                return error
-            return buffer[skip : min(skip + size, got)]
-
-    def close(self) -> None:
-        self._threads.shutdown(cancel_futures=True)
-        os.close(self._descriptor)
+    ask(0)
+    for first in range(0, blocks, piece):
+        if first + piece < blocks:
+            ask(first + piece)
+        yield first, call.receive(Kind.STATES).payload
 
 
 def _check_file(call: Call, path: Path, judge: Judge, progress: Progress) -> None:
@@ -248,78 +193,57 @@ def _check_file(call: Call, path: Path, judge: Judge, progress: Progress) -> Non
     while chunk % plan.block_size:  # a block size that is no power of two
         chunk += mmap.PAGESIZE
     per_chunk = chunk // plan.block_size
-    reader = _ReadAhead(path, plan.blocks * plan.block_size, chunk)
-    try:
-        for first, states in _States(call, plan.blocks, per_chunk):
-            buffer, got, failed = reader.next()
-            if failed is None:
-                judge.chunk(first, states, buffer, got)
-            else:
-                for index in range(len(states) // 2):
-                    block = first + index
-                    piece = reader.piecewise(block * plan.block_size, plan.block_size)
-                    judge.block(block, piece, states[2 * index], states[2 * index + 1])
-            reader.free(buffer)
-            result.bytes_read += got
+    # See `Judge`.
+    from disk_checker.examine import Readers
+
+    with Readers(path, judge.rules, chunk) as readers:
+        for first, examined in readers.examine(_states(call, plan.blocks, per_chunk)):
+            judge.take(examined)
+            result.bytes_read += examined.got
             progress(min((first + per_chunk) * plan.block_size, plan.size), plan.size)
-    finally:
-        reader.close()
 
 
 class Judge:
     """Applies the rules to blocks and counts."""
 
     def __init__(self, result: Result) -> None:
-        self.result = result
-        self._stamper = Stamper(result.run, result.plan.block_size)
-        self._prior_unknown = result.plan.prior == "unknown"
         # Imported when used: nobody who only writes or listens shall wait for numpy.
-        from disk_checker.scan import Scanner
+        from disk_checker.examine import Examiner, Rules
 
-        self._scanner = Scanner(self._stamper, result.totals.intended, result.plan.threads)
+        self.result = result
+        plan = result.plan
+        self.rules = Rules(
+            result.run,
+            plan.block_size,
+            result.totals.intended,
+            plan.threads,
+            plan.prior == "unknown",
+        )
+        self._examiner = Examiner(self.rules)
+        self._stamper = self._examiner.stamper
 
     def chunk(
         self, first: int, states: array[int], buffer: mmap.mmap | bytearray, got: int
     ) -> None:
         """All blocks of a chunk of which ``got`` bytes were there."""
-        size = self.result.plan.block_size
-        scanned = self._scanner.scan(first, states, buffer, got)
-        self.result.checked += scanned.sound
-        self.result.newer += scanned.newer
-        self.result.survivor(scanned.survivor_us, scanned.survivors)
-        for index in scanned.left:
-            piece = bytes(buffer[index * size : max(index * size, min((index + 1) * size, got))])
-            self.block(first + index, piece, states[2 * index], states[2 * index + 1])
+        self.take(self._examiner.chunk(first, states, buffer, got))
 
-    def block(self, block: int, data: bytes | OSError, acked: int, acked_us: int) -> None:
-        """One block the thorough way."""
-        size = self.result.plan.block_size
-        if isinstance(data, OSError):
-            if acked:
-                why = f"the disk says {data.strerror}"
-                self.result.add(Finding.unreadable(block, acked, acked_us, why, block * size))
-            return
-        finding = judge_block(
-            self._stamper,
-            block,
-            data,
-            acked,
-            acked_us,
-            self.result.totals.intended,
-            prior_unknown=self._prior_unknown,
-        )
-        if finding is not None:
-            self.result.add(finding)
-        elif acked:
-            self.result.checked += 1
+    def take(self, examined: Examined) -> None:
+        """What neighbouring blocks hold."""
+        result, scanned = self.result, examined.scanned
+        result.checked += scanned.sound + examined.sound
+        result.newer += scanned.newer
+        result.survivor(scanned.survivor_us, scanned.survivors)
+        for finding in examined.findings:
+            result.add(finding)
 
     def slot(self, block: int, data: bytes | OSError | None, acked: int, acked_us: int) -> None:
         """One slot of a folder: an old content under the name is a rename that was lost."""
         if data is None or isinstance(data, OSError):
             if acked and data is None:
                 self.result.add(Finding.stale(block, 0, acked, acked_us, "there is no such name"))
-            elif acked:
-                self.block(block, data or b"", acked, acked_us)
+            elif isinstance(data, OSError) and acked:
+                self.result.add(self._examiner.unreadable(block, data, acked, acked_us))
             return
         finding = judge_block(
             self._stamper, block, data, acked, acked_us, self.result.totals.intended, offset=0
@@ -338,7 +262,8 @@ class Judge:
 
 def _check_folder(call: Call, path: Path, judge: Judge, progress: Progress) -> None:
     result, plan = judge.result, judge.result.plan
-    for first, states in _States(call, plan.blocks, 4096):
+    for first, payload in _states(call, plan.blocks, 4096):
+        states = array("Q", payload)
         for index in range(len(states) // 2):
             acked, acked_us = states[2 * index], states[2 * index + 1]
             data = _read_slot(path, first + index, plan)

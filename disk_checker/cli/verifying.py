@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -15,6 +16,8 @@ from disk_checker.cli.options import Size, run_id
 from disk_checker.report import print_report
 from disk_checker.result import MIN_ACKED
 from disk_checker.verify import keep, verify
+
+_DRAW_S = 0.1
 
 
 @click.command("verify")
@@ -50,10 +53,10 @@ def verify_command(
         TransferSpeedColumn(),
         console=Console(stderr=True),
         transient=True,
+        auto_refresh=False,  # no thread, as others are forked
         disable=as_json or not sys.stderr.isatty(),
     )
     with bar:
-        task = bar.add_task("verify", total=None)
         result = verify(
             listener,
             file,
@@ -62,7 +65,7 @@ def verify_command(
             same_boot=same_boot,
             device=device,
             min_acked=min_acked,
-            progress=lambda done, of: bar.update(task, completed=done, total=of),
+            progress=_Drawn(bar),
         )
     result.facts = hostfacts.gather(file)
     keep(listener, result)
@@ -71,3 +74,18 @@ def verify_command(
     else:
         print_report(result, Console())
     return result.exit_code
+
+
+class _Drawn:
+    """A bar, drawn ten times a second."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar, self._drawn = bar, 0.0
+        self._task = bar.add_task("verify", total=None)
+
+    def __call__(self, done: int, of: int) -> None:
+        now = time.monotonic()
+        refresh = now - self._drawn >= _DRAW_S
+        if refresh:
+            self._drawn = now
+        self._bar.update(self._task, completed=done, total=of, refresh=refresh)

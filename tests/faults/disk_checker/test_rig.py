@@ -110,7 +110,7 @@ def test_a_file_system_that_no_longer_mounts_is_a_verdict(tmp_path: Path) -> Non
     """A liar that keeps a random half: the kernel refuses what is left of the journal."""
     liar = LiarDisk(48 << 20, 1)
     with Rig(tmp_path, liar=liar) as rig, Checker(tmp_path) as checker:
-        target = prepared(rig, checker, "ext4", "writeback")
+        target = prepared(rig, "ext4")
         writing = checker.create(target, "16M")
         checker.wait_acked(writing, 120)
         writing.freeze()
