@@ -11,6 +11,21 @@ from mysql.connector.errors import InterfaceError
 from lj_services.database import driver
 
 
+class AskedLock:
+    """A lock that tells when somebody asks for it."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Semaphore(0)
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self.asked.release()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 def test_the_first_attempt_of_a_process_is_made_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its end counts, not its success; afterwards nobody waits for anybody."""
     begun: list[str] = []
@@ -28,6 +43,8 @@ def test_the_first_attempt_of_a_process_is_made_alone(monkeypatch: pytest.Monkey
             if name != "second":
                 both_are_in.wait()
 
+    lock = AskedLock()
+    monkeypatch.setattr(driver, "_first", lock)
     monkeypatch.setattr(driver, "_prepared", False)
     monkeypatch.setattr(driver, "_CompiledConnection", Connection)
     monkeypatch.setattr(driver, "_PurePythonConnection", Connection)
@@ -45,8 +62,9 @@ def test_the_first_attempt_of_a_process_is_made_alone(monkeypatch: pytest.Monkey
 
     first = connect("first")
     assert first_is_in.wait(10)
+    assert lock.asked.acquire(timeout=10)
     second = connect("second")
-    second.join(0.1)
+    assert lock.asked.acquire(timeout=10)
     assert begun == ["first"]
     let_it_go.set()
     for thread in (first, second):

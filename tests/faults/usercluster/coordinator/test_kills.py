@@ -14,6 +14,7 @@ from lj_services.usercluster.mover.tables import CATCHING_UP, DONE, FINAL, FROZE
 from tests.support import moving
 from tests.support.coordinating import coordinating, prepare, process, settle, working
 from tests.support.databases import TestSite, site_on_mariadb
+from tests.support.ledger import assert_kept, writing
 from tests.support.mariadb import ServerFactory
 from tests.support.process import Running, free_port, wait_for
 
@@ -66,7 +67,7 @@ def test_kill_at_random_while_moves_run(ready: TestSite, tmp_path: Path) -> None
     asked = [moves.enqueue(userid, 2, options=PATIENT).move_id for userid in userids]
     with ExitStack() as stack:
         writers = [
-            stack.enter_context(moving.writing(users, userid, 0.01)) for userid in userids[:WRITERS]
+            stack.enter_context(writing(users, userid, 0.01)) for userid in userids[:WRITERS]
         ]
         processes = [
             Killable("coordinator", site, tmp_path / "coordinator", port),
@@ -101,7 +102,7 @@ def test_kill_at_random_while_moves_run(ready: TestSite, tmp_path: Path) -> None
         if userid not in userids[:WRITERS]:
             assert moving.content(site.databases, home, userid) == before[userid]
     for userid, ledger in zip(userids, ledgers, strict=False):
-        moving.assert_kept(site.databases, moving.home(site.databases, userid), userid, ledger)
+        assert_kept(site.databases, moving.home(site.databases, userid), userid, ledger)
         assert ledger.acknowledged > 20
     assert moving.markers(site.databases) == []
 

@@ -13,6 +13,7 @@ import pytest
 from lj_services.usercluster.mover.work import CRASHES, ENVIRONMENT
 from tests.support import moving
 from tests.support.databases import TestSite
+from tests.support.ledger import assert_kept, writing
 
 pytestmark = pytest.mark.faults
 
@@ -77,7 +78,7 @@ def killed(
     moving.fill(site.databases, 1, users.create("ann", cluster=1).userid, 3)
     ann = moving.content(site.databases, 1, bob.userid + 1)
     successor = moving.worker(site, users)
-    with moving.writing(users, bob.userid, pause_s=0.002) as writer:
+    with writing(users, bob.userid, pause_s=0.002) as writer:
         asked = successor.moves.enqueue(bob.userid, 2, options=options)
         status = crash(site, tmp_path, step)
         assert status == -signal.SIGKILL, (tmp_path / "worker.log").read_text()
@@ -88,7 +89,7 @@ def killed(
         moving.run_until(successor, asked.move_id, "done")
         ledger = writer.stop()
     assert ledger.acknowledged > 10
-    moving.assert_kept(site.databases, 2, bob.userid, ledger)
+    assert_kept(site.databases, 2, bob.userid, ledger)
     assert moving.home(site.databases, bob.userid) == 2
     assert moving.fences(site.databases, bob.userid) == {1: "moved", 2: "active"}
     assert not any(moving.content(site.databases, 1, bob.userid).values())

@@ -32,6 +32,7 @@ from lj_services.usercluster.tables import user
 from tests.support import moving
 from tests.support.coordinating import prepare
 from tests.support.databases import TestSite, settings_of
+from tests.support.ledger import assert_kept, writing
 from tests.support.mariadb import ServerFactory
 from tests.support.mishaps import Crew, Mishaps
 
@@ -106,7 +107,7 @@ def test_every_acknowledged_write_is_there_once(
         orders = Orders(boss, people, chance)
         pause_s = max(0.02, USERS / WRITES_A_SECOND)
         writers = {
-            userid: stack.enter_context(moving.writing(users, userid, pause_s)) for userid in people
+            userid: stack.enter_context(writing(users, userid, pause_s)) for userid in people
         }
         began = time.monotonic()
         until = began + 120 + 8 * MOVES
@@ -131,9 +132,7 @@ def test_every_acknowledged_write_is_there_once(
         for userid, ledger in ledgers.items():
             try:
                 assert_one_home(site, userid)
-                moving.assert_kept(
-                    site.databases, moving.home(site.databases, userid), userid, ledger
-                )
+                assert_kept(site.databases, moving.home(site.databases, userid), userid, ledger)
             except AssertionError as error:
                 raise AssertionError(f"{error}\n{story(boss, userid)}") from None
         assert moving.markers(site.databases) == []

@@ -19,6 +19,7 @@ from lj_services.usercluster.numberspaces import allocate
 from lj_services.usercluster.tables import usercounter
 from tests.support import moving
 from tests.support.databases import TestSite
+from tests.support.ledger import assert_kept, writing
 from tests.support.moving import note, stop_at, vanish
 from tests.support.process import wait_for
 
@@ -248,11 +249,11 @@ def test_f12_deleting_holds_up_everybody(
 
 def test_f13_verification_that_cries_wolf(one: moving.Fixture) -> None:
     """Verified under a stream of edits to few rows: no false alarm."""
-    with moving.writing(one.users, one.carl) as writer:
+    with writing(one.users, one.carl) as writer:
         moved = moving.move(one.worker, one.carl, 2)
         assert moved.state == "switched", moved.error
         ledger = writer.stop()
-    moving.assert_kept(one.databases, 2, one.carl, ledger)
+    assert_kept(one.databases, 2, one.carl, ledger)
 
 
 def test_f14_rows_on_the_destination_from_an_earlier_life(one: moving.Fixture) -> None:

@@ -16,6 +16,7 @@ from lj_services.usercluster.mover.rows_server import ServerRows
 from lj_services.usercluster.mover.subscription import Subscription
 from tests.support import moving
 from tests.support.databases import TestSite, settings_of, site_on_mariadb
+from tests.support.ledger import assert_kept, writing
 from tests.support.mariadb import ServerFactory
 from tests.support.moving import note, tally
 from tests.support.process import wait_for
@@ -275,8 +276,8 @@ def test_an_event_comes_before_its_row_can_be_seen(mariadb_server: ServerFactory
             "SET GLOBAL rpl_semi_sync_master_enabled = 0",
             "SET GLOBAL rpl_semi_sync_master_enabled = 1",
         )
-        with moving.writing(one.users, one.carl) as busy:
+        with writing(one.users, one.carl) as busy:
             moved = moving.move(one.worker, one.carl, 2)
             assert moved.state == "switched", moved.error
             ledger = busy.stop()
-        moving.assert_kept(one.databases, 2, one.carl, ledger)
+        assert_kept(one.databases, 2, one.carl, ledger)
