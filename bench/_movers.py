@@ -22,8 +22,9 @@ import psutil
 from sqlalchemy import func, insert, select, text, update
 
 from bench.harness import Subject
-from lj_services.database import Databases, DatabaseSettings, cluster_role
+from lj_services.database import Databases, DatabaseSettings, cluster_role, migrate
 from lj_services.usercluster import Users
+from lj_services.usercluster.balance import store
 from lj_services.usercluster.mover import Move, MoverSettings, Worker
 from lj_services.usercluster.mover.tables import SWITCHED, user_move
 from lj_services.usercluster.tables import usercounter
@@ -48,6 +49,7 @@ class Bench:
     def __init__(self, site: TestSite, servers: list[MariaDB], ours: bool) -> None:
         self.ours = ours
         moving.prepare(site.databases)
+        migrate(site.databases, "global", [store.COMPONENT])  # workers record rates of writes
         self.site = site
         self.databases = site.databases
         self.servers = servers
@@ -59,6 +61,8 @@ class Bench:
         self.gaps: dict[int, list[float]] = defaultdict(list)
         self.writers: dict[int, Steady] = {}
         self.memory: dict[int, float] = {}
+        self.crowds: list[float] = []
+        """Users a minute, of each run with many small ones."""
         self.moved = 0
         """Users who were moved by `workers`, and are kept."""
         self._filled: dict[int, int] = {}
