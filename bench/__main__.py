@@ -35,17 +35,24 @@ def main(modules: tuple[str, ...], quick: bool) -> None:
         if name not in known:
             raise click.UsageError(f"no module {name}; there are {', '.join(known)}")
     sections: dict[str, str] = {}
-    for name in modules or known:
-        module = importlib.import_module(f"bench.{name}")
-        print(f"{module.TITLE}", flush=True)
-        results: list[tuple[Comparison, list[Outcome]]] = []
-        for comparison in module.comparisons(quick):
-            print(f" {comparison.title}", flush=True)
-            rounds = QUICK_ROUNDS if quick else getattr(module, "ROUNDS", ROUNDS)
-            results.append((comparison, compare(comparison, rounds)))
-        sections[name] = section(name, module.TITLE, results, f"python -m bench {name}")
-    if not quick:
-        write_page(sections)
+    try:
+        for name in modules or known:
+            sections[name] = _measured(name, quick)
+    finally:  # what was measured before something failed is not lost
+        if sections and not quick:
+            write_page(sections)
+
+
+def _measured(name: str, quick: bool) -> str:
+    """Run a module; gives its section."""
+    module = importlib.import_module(f"bench.{name}")
+    print(f"{module.TITLE}", flush=True)
+    rounds = QUICK_ROUNDS if quick else getattr(module, "ROUNDS", ROUNDS)
+    results: list[tuple[Comparison, list[Outcome]]] = []
+    for comparison in module.comparisons(quick):
+        print(f" {comparison.title}", flush=True)
+        results.append((comparison, compare(comparison, rounds)))
+    return section(name, module.TITLE, results, f"python -m bench {name}")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def _running(argv: list[str], port: int, cores: list[int]) -> Iterator[int]:
 _NGINX_SETTINGS = """
 worker_processes 1; daemon off; master_process off;
 pid {folder}/nginx.pid; error_log {folder}/error.log;
-events {{ worker_connections 19000; }}
+events {{ worker_connections 32768; }}
 http {{
   access_log off; sendfile on; keepalive_requests 100000000; keepalive_timeout 600;
   client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;

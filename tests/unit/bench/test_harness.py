@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+import bench.__main__
 from bench.__main__ import module_names
 from bench.harness import Comparison, Contender, Load, Subject, compare, section, write_page
 from tests.support.process import spawn
@@ -104,3 +106,21 @@ def test_what_a_run_holds_is_given_back_when_it_is_ended(tmp_path: Path) -> None
         run.process.terminate()
         assert run.process.wait(20) == 128 + signal.SIGTERM
     assert not held.exists()
+
+
+def test_what_was_measured_before_something_failed_is_on_the_page(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def measured(name: str, quick: bool) -> str:
+        if name == "perlbal":
+            raise RuntimeError("met errors")
+        return f"section of {name}"
+
+    written: list[dict[str, str]] = []
+    monkeypatch.setattr(bench.__main__, "_measured", measured)
+    monkeypatch.setattr(bench.__main__, "write_page", written.append)
+    done = CliRunner().invoke(bench.__main__.main, ["memcached", "perlbal", "gearman"])
+    assert (str(done.exception), written) == (
+        "met errors",
+        [{"memcached": "section of memcached"}],
+    )
