@@ -126,11 +126,11 @@ class Queue:
 
     def _next(self, offset: int, address: int, size: int) -> int:
         at = self._tail % self._entries
+        self._tail += 1
         words, first = self._words, at * _WORDS
         words[first + _BUF] = address
         words[first + _NBYTES] = size
         words[first + _OFFSET] = offset
-        self._tail += 1
         return self._base + at * _SIZE
 
     def write(self, offset: int, address: int, size: int) -> None:
@@ -149,7 +149,9 @@ class Queue:
     def sync(self, *, data_only: bool = False) -> None:
         """Queue an fsync or fdatasync; OSError likewise."""
         how = os.O_DSYNC if data_only else os.O_SYNC
-        if self._library.sync(how, self._next(0, 0, 0)):
+        at = self._tail % self._entries
+        self._tail += 1
+        if self._library.sync(how, self._base + at * _SIZE):
             self._refused()
 
     def _refused(self) -> None:

@@ -124,21 +124,38 @@ class Chain(Supply):
             yield from self._take(fresh, now_us)
         if self._broken and not self._pushed:
             self._broken = False
-        if not self._reading and not self._hung_up:
-            yield from self._read_back()
+        if self._wanted is None:
+            self._wanted = self._back.due()
+        if self._wanted is not None and not self._reading and not self._hung_up:
+            yield from self._read_back(self._wanted.block)
 
     def _take(self, fresh: list[int], now_us: int) -> Iterator[Answer]:
         self._results += fresh
         results, pushed, at, built_us = self._results, self._pushed, 0, -1
+        size, first, whole = self._plan.block_size, 0, 0
         while pushed:
             piece, since_us = pushed[0]
-            end = at + len(piece.blocks) + (self._syncs if piece.last else 0)
+            count = len(piece.blocks)
+            end = at + count + (self._syncs if piece.last else 0)
             if len(results) < end:
                 break
             built_us = since_us
             pushed.popleft()
-            yield from self._ended_piece(piece, results[at:end], now_us)
+            own = results[at:end]
             at = end
+            if own != [size] * count + [0] * (len(own) - count) or self._odd or not piece.last:
+                yield from self._ended_piece(piece, own, now_us)
+                continue
+            # Nearly always: a whole batch that went well; neighbours are told together.
+            self.free += count
+            self._back.add(piece.first, piece.blocks, now_us)
+            if piece.first != first + whole:
+                if whole:
+                    yield Answer(ACKED, whole, first, now_us)
+                first, whole = piece.first, 0
+            whole += count
+        if whole:
+            yield Answer(ACKED, whole, first, now_us)
         del results[:at]
         if built_us >= 0:
             if now_us - built_us < _SHORT_US:
@@ -172,6 +189,11 @@ class Chain(Supply):
             self._back.add(first, blocks, now_us)
             yield Answer(ACKED, len(blocks), first, now_us)
 
+    @property
+    def _odd(self) -> bool:
+        """Of the batch some is told already, or something went wrong."""
+        return bool(self._blocks or self._cancelled or self._broken or self._error)
+
     def _blame(self, result: int, operation: str) -> None:
         """One result of a batch that did not go well; the first that is wrong says why."""
         if result == -errno.ECANCELED:
@@ -187,13 +209,9 @@ class Chain(Supply):
         self._broken = True
         self._queue.cancel()
 
-    def _read_back(self) -> Iterator[Answer]:
-        """Begin to read a block back while nothing is under way to it."""
-        if self._wanted is None:
-            self._wanted = self._back.due()
-        if self._wanted is None:
-            return
-        block, handle = self._wanted.block, self._handle
+    def _read_back(self, block: int) -> Iterator[Answer]:
+        """Begin to read a block back if nothing is under way to it."""
+        handle = self._handle
         if any(block in piece.blocks for piece, _ in self._pushed):
             return
         if handle.reads_direct:

@@ -30,9 +30,14 @@ from disk_checker.target import FileHandle, Handle
 from disk_checker.worker import Forked, Task, Worker
 from disk_checker.workloads import Batch, batches
 
-_AHEAD = 128
+_AHEAD, _LEAST_AHEAD = 128, 512
+"""Writes announced at once: of each thread, and of all of them where they are few."""
+
 _MAX_ERRORS = 100
 _PACE_S = 0.001
+_CHAINED_PACE_S = 0.002
+"""The C library has work in its queues for some milliseconds."""
+
 _WAIT_MS = 20
 
 
@@ -111,7 +116,8 @@ class Writer:
         self._origin_ns = time.monotonic_ns()
         self._stop = memoryview(mmap(-1, 1))
         # Announced and not yet written: enough for a listener some milliseconds away.
-        self._chunk = max(1, min(_AHEAD, plan.blocks // plan.threads))
+        ahead = max(_AHEAD, _LEAST_AHEAD // plan.threads)
+        self._chunk = max(1, min(ahead, plan.blocks // plan.threads))
         self._parts: list[_Part] = []
 
     def stop(self) -> None:
@@ -190,6 +196,7 @@ class Writer:
         for descriptor in (*workers, line.fileno()):
             if descriptor >= 0:
                 poller.register(descriptor, select.POLLIN)
+        pace = _CHAINED_PACE_S if chains else _PACE_S
         while parts:
             begun = time.monotonic()
             if not self.stopped:
@@ -212,7 +219,7 @@ class Writer:
                 self._lost(part)
             tick()
             # Much at once costs less than each by itself.
-            rest = begun + _PACE_S - time.monotonic()
+            rest = begun + pace - time.monotonic()
             if rest > 0:
                 time.sleep(rest)
 

@@ -231,9 +231,9 @@ def _round(
             own.mkdir()
             begun = time.monotonic()
             report = KINDS[kind].cycle(own, checker)
-            right = KINDS[kind].right(report)
-            add(kind, right, report["exit_code"] != UNKNOWN, time.monotonic() - begun)
-            if not right:
+            right, told = KINDS[kind].right(report), report["exit_code"] != UNKNOWN
+            add(kind, right, told, time.monotonic() - begun)
+            if told and not right:
                 kept = wrong / f"wrong-{kind.replace(', ', '-').replace(' ', '-')}-{number}.json"
                 kept.write_text(json.dumps(report, indent=1))
             shutil.rmtree(own)
