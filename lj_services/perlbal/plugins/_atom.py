@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING, Final
 from xml.parsers import expat
 
 from lj_services.perlbal.http.answers import date_field
+from lj_services.perlbal.plugin import Plugin
 
 if TYPE_CHECKING:
+    from lj_services.perlbal.balancer import Balancer
     from lj_services.perlbal.frontend import ClientConnection
 
 TOPIC: Final = "atom"
@@ -36,6 +38,14 @@ BUFFER: Final = 256 << 10
 """Bytes that may wait for one listener."""
 _DECLARATION = re.compile(rb"\A(?:\xef\xbb\xbf)?\s*<\?xml[^>]*\?>\s*")
 _START: Final = b'<?xml version="1.0" encoding="utf-8"?>\n<atomStream>\n'
+
+
+class OnTheBus(Plugin):
+    """What the two plug-ins have in common."""
+
+    def load(self, balancer: Balancer) -> None:
+        """Hear what any process of the balancer takes in."""
+        balancer.bus.subscribe(TOPIC, LISTENERS.hear)
 
 
 class Stream:

@@ -13,11 +13,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from lj_services.perlbal.bus import Said
-from lj_services.perlbal.plugin import Plugin
-from lj_services.perlbal.plugins._atom import KEPT, LISTENERS, TOPIC, element
+from lj_services.perlbal.plugins._atom import KEPT, TOPIC, OnTheBus, element
 
 if TYPE_CHECKING:
-    from lj_services.perlbal.balancer import Balancer
     from lj_services.perlbal.frontend import ClientConnection
     from lj_services.perlbal.service import Service
 
@@ -71,14 +69,10 @@ class Injection:
         return "; atom inject"
 
 
-class AtomInject(Plugin):
+class AtomInject(OnTheBus):
     """The plug-in, for all services."""
 
     title = "AtomInject"
-
-    def load(self, balancer: Balancer) -> None:
-        """Hear what any process of the balancer takes in."""
-        balancer.bus.subscribe(TOPIC, LISTENERS.hear)
 
     def register(self, service: Service) -> None:
         """Take a service's PUT requests."""

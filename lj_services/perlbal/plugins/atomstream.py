@@ -28,25 +28,19 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from lj_services.perlbal.plugin import Plugin
-from lj_services.perlbal.plugins._atom import LISTENERS, TOPIC
+from lj_services.perlbal.plugins._atom import LISTENERS, OnTheBus
 
 if TYPE_CHECKING:
-    from lj_services.perlbal.balancer import Balancer
     from lj_services.perlbal.frontend import ClientConnection
     from lj_services.perlbal.service import Service
 
 _TARGET = re.compile(rb"/atom-stream\.xml(?:\?(?:.*&)?since=(\d{1,12})(?:&.*)?|\?.*)?", re.DOTALL)
 
 
-class AtomStream(Plugin):
+class AtomStream(OnTheBus):
     """The plug-in, for all services."""
 
     title = "AtomStream"
-
-    def load(self, balancer: Balancer) -> None:
-        """Hear what any process of the balancer takes in."""
-        balancer.bus.subscribe(TOPIC, LISTENERS.hear)
 
     def register(self, service: Service) -> None:
         """Look at a service's requests."""
