@@ -158,7 +158,8 @@ class Chain(Supply):
             yield Answer(ACKED, whole, first, now_us)
         del results[:at]
         if built_us >= 0:
-            if now_us - built_us < _SHORT_US:
+            # Empty: the disk waited, as it does if this process seldom comes to run.
+            if not pushed or now_us - built_us < _SHORT_US:
                 self._ahead = min(self.slots.count, self._ahead * 2)
             elif now_us - built_us > _LONG_US:
                 self._ahead = max(self._least, self._ahead * 3 // 4)

@@ -281,14 +281,23 @@ def test_a_block_is_never_written_while_it_is_read_back(target: Path) -> None:
 
 def test_as_much_is_queued_as_the_disk_is_quick(target: Path) -> None:
     own = make(target)
+    most = own.chain.slots.count
     own.run(10, took_us=2000)
-    before = len(own.queue.names)
-    own.run(1, took_us=100_000)
-    assert len(own.queue.names) - before == 2 * own.chain.slots.count
-    own.run(20, took_us=100_000)
-    before = len(own.queue.names)
+    own.queue.at_once = 0
     own.run(1)
-    assert len(own.queue.names) - before == 2 * 2  # one that is worked on, and the next
+    assert own.queue.pending == 2 * most
+    own.queue.at_once = 2  # a write and its sync in a tenth of a second
+    own.run(300, took_us=100_000)
+    assert own.queue.pending == 2  # the next; the one before it has just ended
+    own.chain.close()
+
+
+def test_a_queue_that_ran_empty_grows_however_old_its_blocks(target: Path) -> None:
+    own = make(target)
+    own.run(10, took_us=100_000)
+    own.queue.at_once = 0
+    own.run(1)
+    assert own.queue.pending == 2 * own.chain.slots.count
     own.chain.close()
 
 
