@@ -61,10 +61,15 @@ class Journal:
             self._ends.pop(("drain", *key[1:]), None)
         self._lines[key] = (line, meant)
 
-    def clear(self) -> None:
-        """Forget everything: the configuration file is read again."""
-        self._lines.clear()
-        self._ends.clear()
+    def drains(self) -> Journal:
+        """What outlives a restart, at which the configuration file is read again.
+
+        Who has a node drained does not know of the restart, and may be at work on the node.
+        """
+        others = Journal(self._clock)
+        others._ends = dict(self._ends)
+        others._lines = {key: self._lines[key] for key in self._ends}
+        return others
 
 
 def _key(command: Command, meant: str) -> tuple[str, ...]:

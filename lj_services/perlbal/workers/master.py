@@ -239,7 +239,7 @@ class Master:
             before = self._configuration, self.journal
             try:
                 self._configuration = configuration(self.settings)
-                self.journal = Journal()
+                self.journal = self.journal.drains()
                 workers = await self._generation(self.generation + 1)
             except (OSError, ConfigError) as error:
                 self._configuration, self.journal = before

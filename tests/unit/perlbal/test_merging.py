@@ -126,6 +126,7 @@ def test_a_drain_is_told_again_for_what_is_left_of_it() -> None:
     ]
     now = 160.0
     assert [line for line, _meant in journal][1] == "POOL DRAIN p 10.0.0.2 for=240"
+    assert [line for line, _meant in journal.drains()] == ["POOL DRAIN p 10.0.0.2 for=240"]
 
 
 def test_workers_that_let_a_node_in_at_different_times_are_shown_as_one() -> None:
