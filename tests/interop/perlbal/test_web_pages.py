@@ -8,13 +8,13 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.support.perlbal import Answer, Balancer, Talk, Which, starting
+from tests.support.perlbal import Which
 from tests.support.proxies import BOTH
+from tests.support.web_servers import Site, web_servers
 
 pytestmark = pytest.mark.interop
 
@@ -22,66 +22,37 @@ TEXT = b"foo bar baz\n" * 1000
 A, B = b"a" * 50 + b"\n", b"b" * 50 + b"\n"
 
 
-@dataclass
-class Site:
-    """Two web servers with the same folder each."""
-
-    balancers: dict[Which, Balancer]
-    folders: dict[Which, Path]
-
-    def ask(self, which: Which, method: str, target: str, *lines: str, body: bytes = b"") -> Answer:
-        """One request of HTTP/1.0 over a connection of its own."""
-        head = "".join(f"{line}\r\n" for line in lines)
-        with Talk(self.balancers[which].port) as talk:
-            talk.send(f"{method} {target} HTTP/1.0\r\n{head}\r\n".encode() + body)
-            return talk.read(method)
-
-    def put(self, which: Which, target: str, body: bytes, *lines: str) -> bool:
-        """Whether a PUT is taken."""
-        length = f"Content-Length: {len(body)}"
-        return self.ask(which, "PUT", target, length, *lines, body=body).status in (200, 201)
+def fill(root: Path) -> None:
+    """The files."""
+    (root / "foo" / "bar").mkdir(parents=True)
+    for name in ("bar.txt", "bar+baz.txt", "foo..123.txt"):
+        (root / "foo" / name).write_bytes(TEXT)
+    for folder in (root / "foo", root / "foo" / "bar"):
+        (folder / "a.css").write_bytes(A)
+        (folder / "b.css").write_bytes(B)
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    base = tmp_path_factory.mktemp("pages")
-    balancers: dict[Which, Balancer] = {}
-    folders: dict[Which, Path] = {}
-    with starting(base) as start:
-        which: Which
-        for which in ("ours", "perlbal"):
-            root = folders[which] = base / which
-            (root / "foo" / "bar").mkdir(parents=True)
-            for name in ("bar.txt", "bar+baz.txt", "foo..123.txt"):
-                (root / "foo" / name).write_bytes(TEXT)
-            for folder in (root / "foo", root / "foo" / "bar"):
-                (folder / "a.css").write_bytes(A)
-                (folder / "b.css").write_bytes(B)
-            balancers[which] = start(
-                "SERVER aio_mode = none\nCREATE SERVICE files\n  SET role = web_server\n"
-                f"  SET docroot = {root}\n  SET listen = 127.0.0.1:PORT\n"
-                "  SET persist_client = on\n  SET enable_put = on\n  SET enable_delete = on\n"
-                "  SET enable_concatenate_get = on\nENABLE files\n",
-                which,
-            )
-        yield Site(balancers, folders)
+    with web_servers(tmp_path_factory.mktemp("pages"), fill, version="1.0") as made:
+        yield made
 
 
 @BOTH
 @pytest.mark.parametrize("name", ["bar.txt", "bar.txt?foo=bar", "bar+baz.txt", "foo..123.txt"])
 def test_names(which: Which, name: str, site: Site) -> None:
-    assert site.ask(which, "GET", f"/foo/{name}").body == TEXT
+    assert site.get(which, f"/foo/{name}").body == TEXT
 
 
 @BOTH
 def test_index_files_change_live(which: Which, site: Site) -> None:
     command = site.balancers[which].command
     # Without one, Perlbal says in a page that it is none; ours says 403.
-    assert site.ask(which, "GET", "/foo/").body != TEXT
+    assert site.get(which, "/foo/").body != TEXT
     command("SET files.index_files = not_here.txt, nor_here.html, bar.txt")
-    assert site.ask(which, "GET", "/foo/").body == TEXT
+    assert site.get(which, "/foo/").body == TEXT
     command("SET files.index_files = blah.txt")
-    bare = site.ask(which, "GET", "/foo/")
+    bare = site.get(which, "/foo/")
     assert bare.status == (200 if which == "perlbal" else 403)
     assert b"bar.txt" not in bare.body
     command("SET files.index_files = index.html")
@@ -89,18 +60,18 @@ def test_index_files_change_live(which: Which, site: Site) -> None:
 
 @BOTH
 def test_the_name_of_the_server_can_be_kept_back(which: Which, site: Site) -> None:
-    assert "perlbal" in site.ask(which, "GET", "/foo/bar.txt").fields["server"].lower()
+    assert "perlbal" in site.get(which, "/foo/bar.txt").fields["server"].lower()
     site.balancers[which].command("SET files.server_tokens = off")
-    assert "server" not in site.ask(which, "GET", "/foo/bar.txt").fields
+    assert "server" not in site.get(which, "/foo/bar.txt").fields
     site.balancers[which].command("SET files.server_tokens = on")
 
 
 @BOTH
 def test_what_has_not_changed_has_no_length(which: Which, site: Site) -> None:
     for target in ("/foo/bar.txt", "/foo/??a.css,bar/b.css"):
-        changed = site.ask(which, "GET", target).fields["last-modified"]
+        changed = site.get(which, target).fields["last-modified"]
         keep = "Connection: keep-alive"
-        answer = site.ask(which, "GET", target, keep, f"If-Modified-Since: {changed}")
+        answer = site.get(which, target, keep, f"If-Modified-Since: {changed}")
         assert answer.status == 304
         assert "content-length" not in answer.fields
         assert answer.fields["connection"].lower() == "keep-alive"
@@ -121,7 +92,7 @@ def test_what_has_not_changed_has_no_length(which: Which, site: Site) -> None:
 def test_several_files_at_once(
     which: Which, target: str, status: int, body: bytes | None, site: Site
 ) -> None:
-    answer = site.ask(which, "GET", target)
+    answer = site.get(which, target)
     assert answer.status == (500 if which == "perlbal" and status == 400 else status)
     assert body is None or answer.body == body
 
@@ -129,7 +100,7 @@ def test_several_files_at_once(
 @BOTH
 def test_several_files_at_once_can_be_switched_off(which: Which, site: Site) -> None:
     site.balancers[which].command("SET files.enable_concatenate_get = off")
-    answer = site.ask(which, "GET", "/foo/??a.css,b.css")
+    answer = site.get(which, "/foo/??a.css,b.css")
     assert answer.status == 403
     site.balancers[which].command("SET files.enable_concatenate_get = on")
 
@@ -140,7 +111,7 @@ def test_several_files_at_once_can_be_switched_off(which: Which, site: Site) -> 
     [("0-6", 206), ("12-", 206), ("12000-", 416), ("5-1", 416)],
 )
 def test_parts(which: Which, wanted: str, status: int, site: Site) -> None:
-    answer = site.ask(which, "GET", "/foo/bar.txt", f"Range: bytes={wanted}")
+    answer = site.get(which, "/foo/bar.txt", f"Range: bytes={wanted}")
     if wanted == "5-1" and which == "ours":  # RFC 9110: it is no range, and means nothing
         assert (answer.status, answer.body) == (200, TEXT)
         return
@@ -168,13 +139,13 @@ def test_an_upload_in_chunks_is_stored(which: Which, site: Site) -> None:
 def test_folders_that_must_be_there(which: Which, site: Site) -> None:
     command = site.balancers[which].command
     command("SET files.min_put_directory = 2")
-    assert not site.put(which, "/one/two/f.txt", TEXT)
+    assert not site.stores(which, "/one/two/f.txt", TEXT)
     (site.folders[which] / "one" / "two").mkdir(parents=True)
-    assert site.put(which, "/one/two/f.txt", TEXT)
-    assert site.put(which, "/one/two/f.txt", b"")
+    assert site.stores(which, "/one/two/f.txt", TEXT)
+    assert site.stores(which, "/one/two/f.txt", b"")
     assert (site.folders[which] / "one" / "two" / "f.txt").read_bytes() == b""
     command("SET files.min_put_directory = 0")
-    assert site.put(which, "/tree/a/b/c/d/f.txt", TEXT)
+    assert site.stores(which, "/tree/a/b/c/d/f.txt", TEXT)
 
 
 @BOTH
@@ -182,14 +153,14 @@ def test_what_may_be_stored_and_removed_changes_live(which: Which, site: Site) -
     command = site.balancers[which].command
     file = site.folders[which] / "live.txt"
     digest = "Content-MD5: " + base64.b64encode(hashlib.md5(b"!").digest()).decode()
-    assert site.put(which, "/live.txt", b"!", digest)
-    assert not site.put(which, "/live.txt", b"?", digest)
+    assert site.stores(which, "/live.txt", b"!", digest)
+    assert not site.stores(which, "/live.txt", b"?", digest)
     assert file.read_bytes() == b"!"
     command("SET files.enable_md5 = off")
-    assert site.put(which, "/live.txt", b"?", digest)
+    assert site.stores(which, "/live.txt", b"?", digest)
     command("SET files.enable_md5 = on")
     command("SET files.enable_put = off")
-    assert not site.put(which, "/live.txt", b"new")
+    assert not site.stores(which, "/live.txt", b"new")
     command("SET files.enable_put = on")
     command("SET files.enable_delete = off")
     assert site.ask(which, "DELETE", "/live.txt").status >= 400

@@ -6,73 +6,39 @@ import base64
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.support.perlbal import Answer, Balancer, Talk, Which, starting
+from tests.support.perlbal import Talk, Which
 from tests.support.process import wait_for
 from tests.support.proxies import BOTH
+from tests.support.web_servers import Site, web_servers
 
 pytestmark = pytest.mark.interop
 
 LARGE = bytes(range(256)) * 12_000
 
 
-@dataclass
-class Site:
-    """Two web servers with the same folder each."""
-
-    balancers: dict[Which, Balancer]
-    folders: dict[Which, Path]
-
-    def ask(self, which: Which, method: str, target: str, *lines: str, body: bytes = b"") -> Answer:
-        """One request over a connection of its own."""
-        head = "".join(f"{line}\r\n" for line in ("Host: a", "Connection: close", *lines))
-        with Talk(self.balancers[which].port) as talk:
-            talk.send(f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode() + body)
-            return talk.read(method)
-
-    def get(self, which: Which, target: str, *lines: str) -> Answer:
-        """One GET."""
-        return self.ask(which, "GET", target, *lines)
-
-    def put(self, which: Which, target: str, body: bytes, *lines: str) -> int:
-        """One PUT; its status."""
-        length = f"Content-Length: {len(body)}"
-        return self.ask(which, "PUT", target, length, *lines, body=body).status
+def fill(root: Path) -> None:
+    """The files."""
+    (root / "a.txt").write_bytes(b"hello, world\n")
+    (root / "empty.css").write_bytes(b"")
+    (root / "large.bin").write_bytes(LARGE)
+    (root / "with space & <b>.html").write_bytes(b"odd")
+    (root / "sub").mkdir()
+    (root / "sub" / "index.html").write_bytes(b"index")
+    (root / "bare").mkdir()
+    (root / "bare" / "x.js").write_bytes(b"xx\n")
+    (root / "bare" / "y.js").write_bytes(b"yy\n")
+    os.utime(root / "a.txt", (1_000_000_000, 1_000_000_000))
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("web")
-    balancers: dict[Which, Balancer] = {}
-    folders: dict[Which, Path] = {}
-    with starting(folder) as start:
-        which: Which
-        for which in ("ours", "perlbal"):
-            root = folders[which] = folder / which
-            root.mkdir()
-            (root / "a.txt").write_bytes(b"hello, world\n")
-            (root / "empty.css").write_bytes(b"")
-            (root / "large.bin").write_bytes(LARGE)
-            (root / "with space & <b>.html").write_bytes(b"odd")
-            (root / "sub").mkdir()
-            (root / "sub" / "index.html").write_bytes(b"index")
-            (root / "bare").mkdir()
-            (root / "bare" / "x.js").write_bytes(b"xx\n")
-            (root / "bare" / "y.js").write_bytes(b"yy\n")
-            os.utime(root / "a.txt", (1_000_000_000, 1_000_000_000))
-            balancers[which] = start(
-                "SERVER aio_mode = none\n"
-                f"CREATE SERVICE files\n  SET role = web_server\n  SET docroot = {root}\n"
-                "  SET listen = 127.0.0.1:PORT\n  SET enable_put = on\n  SET enable_delete = on\n"
-                "  SET dirindexing = on\n  SET persist_client = on\n"
-                "  SET enable_concatenate_get = on\nENABLE files\n",
-                which,
-            )
-        yield Site(balancers, folders)
+    settings = "  SET dirindexing = on\n"
+    with web_servers(tmp_path_factory.mktemp("web"), fill, settings) as made:
+        yield made
 
 
 @BOTH
