@@ -16,7 +16,7 @@ import signal
 from array import array
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,9 +148,13 @@ _reader: _Reader | None = None  # of this process, if it is one of those
 
 
 def _begin(path: Path, rules: Rules, chunk: int) -> None:
-    global _reader
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the verifier's affair
+    _open(path, rules, chunk)
+
+
+def _open(path: Path, rules: Rules, chunk: int) -> None:
+    global _reader
     _reader = _Reader(path, rules, chunk)
 
 
@@ -168,9 +172,13 @@ class Readers:
     def __init__(self, path: Path, rules: Rules, chunk: int) -> None:
         count = min(_MOST, max(_LEAST, len(os.sched_getaffinity(0))))
         self._window = 2 * count
-        self._pool = ProcessPoolExecutor(
-            count, multiprocessing.get_context("fork"), _begin, (path, rules, chunk)
-        )
+        how = (path, rules, chunk)
+        self._pool: Executor
+        try:
+            context = multiprocessing.get_context("fork")
+            self._pool = ProcessPoolExecutor(count, context, _begin, how)
+        except OSError:  # no shared memory here (/dev/shm): slower, and as good
+            self._pool = ThreadPoolExecutor(1, initializer=_open, initargs=how)
 
     def __enter__(self) -> Readers:
         return self

@@ -25,13 +25,16 @@ from pathlib import Path
 from typing import Any
 
 from disk_checker.errors import UNKNOWN
+from disk_checker.target import sync_folder
 from tests.support.disk_programs import Forked
 from tests.support.disk_rig import Checker, Rig, command
 from tests.support.liar_disk import LiarDisk
+from tests.support.process import wait_for
 
 Report = dict[str, Any]
 
 BLOCK = 4096
+TARGET_SIZE = 16 << 20
 MEMORY = Path("/dev/shm")
 
 
@@ -67,7 +70,11 @@ def prepared(rig: Rig, fs: str) -> Path:
     rig.power_on()
     rig.make_fs(fs)
     target = rig.mount() / "target"
-    target.write_bytes(bytes(16 << 20))
+    with target.open("wb") as file:
+        file.write(bytes(TARGET_SIZE))
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(target.parent)
     rig.unmount()
     rig.mount()
     return target
@@ -109,7 +116,9 @@ class Cached:
                 command("cp", first.image, model)  # holes stay holes
         command("cp", model, rig.image)
         rig.power_on(self.mode)
-        return rig.mount(self.options) / "target"
+        target = rig.mount(self.options) / "target"
+        assert target.stat().st_size == TARGET_SIZE, "the copied disk lacks its target"
+        return target
 
     def right(self, report: Report) -> bool:
         """Whether the verdict is what this disk deserves."""
@@ -132,17 +141,22 @@ class Lying:
 
     def cycle(self, folder: Path, checker: Checker) -> Report:
         """One cycle on a disk of its own."""
-        liar = LiarDisk(16 << 20, time.monotonic_ns())
+        liar = LiarDisk(64 << 20, time.monotonic_ns())
         with Rig(folder, liar=liar) as rig:
             writing = checker.create(
-                rig.power_on(), "16M", "--workload", "append", "--block-size", "4k",
+                rig.power_on(), "64M", "--workload", "append", "--block-size", "4k",
                 "--read-back", "0", *([] if "flush_error" in self.faults else ["--direct"]),
             )  # fmt: skip
             checker.wait_acked(writing, 100)
             liar.faults.least = BLOCK
             for name, value in self.faults.items():
                 setattr(liar.faults, name, value)  # switched while it runs
-            checker.wait_acked(writing, checker.acked(writing.run) + 150)
+            wanted = checker.acked(writing.run) + 150
+            if self.faults.keys() & ONE_WRITE:
+                # The log's n-th write goes to its n-th block; what was not synced is no fault.
+                wait_for(lambda: liar.faults.hit >= 0, "the fault to strike", timeout_s=60)
+                wanted = max(wanted, liar.faults.hit // BLOCK + 50)
+            checker.wait_acked(writing, wanted)
             writing.freeze()
             rig.cut(self.keep)
             writing.kill()
@@ -157,6 +171,7 @@ class Lying:
 
 
 LIES = {"flush_lies": 1.0}
+ONE_WRITE = {"drop", "tear", "misdirect", "flip"}
 
 KINDS: dict[str, Cached | Lying] = {
     **{f"honest cache, {fs}": Cached(fs, "writeback", "honest") for fs in ("ext4", "xfs", "raw")},

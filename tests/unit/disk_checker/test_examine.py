@@ -90,6 +90,20 @@ def test_of_a_piece_with_an_unreadable_block_the_others_are_examined(
     assert sum(one.scanned.sound + one.sound for _, one in told) == 38
 
 
+def test_without_shared_memory_a_thread_examines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "no /dev/shm")
+
+    monkeypatch.setattr(examine, "ProcessPoolExecutor", none)
+    path = tmp_path / "target"
+    make(path, 100, wrong={7})
+    told = look(path, 100)
+    assert sum(examined.scanned.sound for _, examined in told) == 99
+    assert [one.block for _, examined in told for one in examined.findings] == [7]
+
+
 def test_a_process_that_dies_is_an_error_and_no_verdict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
