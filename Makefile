@@ -51,7 +51,7 @@ BENCH_ARGS ?=
 BIN := $(VENV)/bin
 CURRENT := $(VAR)/runtime/current/bin
 SUPERVISORCTL := $(CURRENT)/supervisorctl -c $(VAR)/etc/supervisord.conf
-SHELL_SCRIPTS := .ci/run $(wildcard tools/*.sh) roles/firewall/files/lj-firewall $(wildcard roles/*/files/*.sh)
+SHELL_SCRIPTS := .ci/run $(wildcard tools/*.sh tests/support/*.sh) roles/firewall/files/lj-firewall $(wildcard roles/*/files/*.sh)
 
 # Downloads and scratch files stay in the checkout, as everything else does.
 export PIP_CACHE_DIR ?= $(VAR)/cache/pip
