@@ -136,7 +136,14 @@ $(VENV)/.test: pyproject.toml constraints.txt packages.txt
 
 .PHONY: lab-up
 lab-up: $(VENV)/.test ## Virtual machines with the roles of SCENARIO on them (root)
+	@# What molecule remembers of a lab that ended in another way than by lab-down is not true.
+	@$(BIN)/python -m tools.lab --state $${LJ_LAB_STATE:-var/lab/$(SCENARIO)} status >/dev/null 2>&1 \
+	  || $(BIN)/molecule reset --scenario-name $(SCENARIO) >/dev/null
 	$(BIN)/molecule converge --scenario-name $(SCENARIO)
+
+.PHONY: lab-test
+lab-test: $(VENV)/.test ## Do to the lab of SCENARIO what befalls hosts, after `lab-up`
+	$(BIN)/pytest -s $(PYTEST_ARGS) molecule/$(SCENARIO)/tests
 
 .PHONY: lab-ha
 lab-ha: $(VENV)/.test ## Hand over and pull power in the lab of `lab-up`, and count commits (LAB_HA_ROUNDS=20)

@@ -97,4 +97,4 @@ def test_an_inventory_without_hosts_of_a_lab_is_told(monkeypatch: pytest.MonkeyP
     words = ["ruby", "-e", RECORDER]
     run = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert run.returncode != 0
-    assert "no host of inventory/onebox has lab_kind: vm" in run.stderr
+    assert "no host of inventory/onebox has a lab_kind" in run.stderr

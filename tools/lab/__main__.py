@@ -83,7 +83,7 @@ def wait(state: control.State, hosts: tuple[str, ...]) -> None:
 @main.command()
 @click.pass_obj
 def status(state: control.State) -> None:
-    """Power and unplugged cables of every host, as JSON."""
+    """Power, unplugged cables and failed disks of every host, as JSON."""
     click.echo(json.dumps(control.ask(state, "status"), indent=2))
 
 
@@ -106,6 +106,8 @@ _verb(
     "cut", "Unplug a host's cable to a network: public, or a cross-over's name.", "host", "network"
 )
 _verb("mend", "Plug a host's cable in again.", "host", "network")
+_verb("fail", "Have a host's further disk answer with errors.", "host", "disk")
+_verb("heal", "Have it work again, with what it held.", "host", "disk")
 
 if __name__ == "__main__":
     try:

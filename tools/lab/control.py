@@ -22,8 +22,9 @@ import psutil
 from tools.lab import seed
 from tools.lab.accelerator import accelerator
 from tools.lab.image import Image, image
-from tools.lab.machine import Frame, prepare
+from tools.lab.machine import Frame
 from tools.lab.plan import Host, Plan
+from tools.lab.rack import drop, prepare
 
 CHECKOUT = Path(__file__).parents[2]
 ANSWER_S = 60.0
@@ -93,11 +94,19 @@ class State:
         (self.folder / "plan").write_bytes(pickle.dumps((plan, found, how)))
 
     def _noted(self) -> tuple[Plan, Image, str]:
-        noted: tuple[Plan, Image, str] = pickle.loads((self.folder / "plan").read_bytes())  # noqa: S301 - our own
+        try:
+            data = (self.folder / "plan").read_bytes()
+        except FileNotFoundError:
+            raise LabError(f"no lab runs with {self.folder}; start it with `up`") from None
+        noted: tuple[Plan, Image, str] = pickle.loads(data)  # noqa: S301 - our own
         return noted
 
     def plan(self) -> Plan:
-        """What the lab consists of."""
+        """What the lab consists of.
+
+        Raises:
+            LabError: there is none.
+        """
         return self._noted()[0]
 
     def frame(self, host: Host) -> Frame:
@@ -143,7 +152,8 @@ def start(state: State, plan: Plan, cache: Path) -> None:
     """
     end(state)
     found = image(cache)
-    how = accelerator(found, cache)
+    emulates = any(host.kind == "vm" for host in plan.hosts)
+    how = accelerator(found, cache) if emulates else "none"
     state.folder.mkdir(parents=True, mode=0o700)
     state.keys.mkdir(mode=0o700)
     seed.make_keys(state.keys)
@@ -153,11 +163,11 @@ def start(state: State, plan: Plan, cache: Path) -> None:
     (state.folder / "known_hosts").write_text(f"lab {public}")
     state.note_plan(plan, found, how)
     for host in plan.hosts:
-        prepare(host, state.frame(host), seed.seed(host, plan, state.keys))
+        prepare(plan, host, state.frame(host), seed.seed(host, plan, state.keys))
     with state.log.open("ab") as log:
         outer = subprocess.Popen(
             [
-                *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"),
+                *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
                 *(sys.executable, "-m", "tools.lab.keeper", state.folder),
             ],
             cwd=CHECKOUT,
@@ -189,6 +199,9 @@ def end(state: State) -> None:
             keeper.kill()
             keeper.wait(30)
     if state.folder.exists():
+        with contextlib.suppress(LabError):  # a start that was cut off
+            for host in state.plan().hosts:
+                drop(host, state.frame(host))
         shutil.rmtree(state.folder)
 
 

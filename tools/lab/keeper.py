@@ -27,8 +27,10 @@ from tools.lab import network
 from tools.lab.control import State
 from tools.lab.machine import Machine, MachineError
 from tools.lab.plan import GATEWAY, POWER_PORT, BadPlan, Plan
+from tools.lab.rack import machine
 
 LINE_LIMIT = 4096
+VERBS = ("on", "pull", "press", "reset", "renew", "cut", "mend", "fail", "heal")
 SWITCH_VERBS = ("status", "on", "off", "reset")
 
 
@@ -43,11 +45,8 @@ class Keeper:
         self.ended = asyncio.Event()
 
     def status(self) -> dict[str, Any]:
-        """Every machine's power and unplugged cables."""
-        return {
-            name: {"on": machine.is_on, "cut": machine.cut_links}
-            for name, machine in self._machines.items()
-        }
+        """Every machine's power, unplugged cables and failed disks."""
+        return {name: machine.status() for name, machine in self._machines.items()}
 
     async def do(self, verb: str, *words: str) -> Any:
         """Carry out one request.
@@ -61,13 +60,13 @@ class Keeper:
         if verb == "end":
             self.ended.set()
             return "ended"
-        if verb not in {"on", "pull", "press", "reset", "renew", "cut", "mend"} or not words:
+        if verb not in VERBS or not words:
             raise MachineError(f"cannot {' '.join((verb, *words))}")
         name, *rest = words
         self._plan.host(name)
         async with self._locks[name]:
             await getattr(self._machines[name], verb)(*rest)
-        return self.status()[name]
+        return self._machines[name].status()
 
     async def control(self, line: bytes) -> bytes:
         """Answer a request on the control socket."""
@@ -110,7 +109,7 @@ async def keep(state: State) -> None:
     """Hold a lab until it is told to end, or by a signal."""
     plan = state.plan()
     network.make(plan)
-    machines = {host.name: Machine(host, state.frame(host)) for host in plan.hosts}
+    machines = {host.name: machine(plan, host, state.frame(host)) for host in plan.hosts}
     keeper = Keeper(plan, machines, state.power_key.read_text().strip())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -121,12 +120,12 @@ async def keep(state: State) -> None:
             one_line(keeper.switch), str(GATEWAY.ip), POWER_PORT, limit=LINE_LIMIT
         ),
     ):
-        for machine in machines.values():
-            await machine.on()
+        for each in machines.values():
+            await each.on()
         state.ready.touch()
         await keeper.ended.wait()
-        for machine in machines.values():
-            await machine.pull()
+        for each in machines.values():
+            await each.pull()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ the epoch when the answer came.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable, Iterable
@@ -25,8 +26,11 @@ import click
 import pymysql
 
 TABLE = "lab_ledger"
-TIMEOUT_S = 3
-"""How long an answer may take until the client gives up the connection."""
+CONNECT_S = 1
+"""How long a connection may take until the client tries anew: addresses move."""
+ANSWER_S = 3
+"""How long an answer may take until it gives up the connection."""
+TAIL_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,21 @@ def read(file: Path) -> list[Entry]:
     """The ledger; a line that was not written to its end is left out."""
     if not file.exists():
         return []
-    lines = file.read_text().split("\n")[:-1]
+    return _entries(file.read_text().split("\n")[:-1])
+
+
+def newest(file: Path) -> list[Entry]:
+    """The last few entries of a ledger that may be long."""
+    if not file.exists():
+        return []
+    with file.open("rb") as opened:
+        size = opened.seek(0, os.SEEK_END)
+        opened.seek(max(0, size - TAIL_BYTES))
+        lines = opened.read().decode().split("\n")[:-1]
+    return _entries(lines if size <= TAIL_BYTES else lines[1:])
+
+
+def _entries(lines: list[str]) -> list[Entry]:
     return [Entry(int(number), float(at)) for number, at in (line.split() for line in lines)]
 
 
@@ -103,9 +121,9 @@ def _connecting(host: str, user: str, password_file: str, database: str) -> Call
         user=user,
         password=password,
         database=database,
-        connect_timeout=TIMEOUT_S,
-        read_timeout=TIMEOUT_S,
-        write_timeout=TIMEOUT_S,
+        connect_timeout=CONNECT_S,
+        read_timeout=ANSWER_S,
+        write_timeout=ANSWER_S,
     )
 
 

@@ -1,25 +1,24 @@
-"""One virtual machine, as its rack sees it: power and cables.
+"""One host of a lab, as its rack sees it: power, cables and disks.
 
 =========  ==================================================================
 ``on``     power comes back; the machine boots
-``pull``   the power goes: its qemu is killed, as it stands
-``press``  the button is pressed: the guest is asked to shut down
+``pull``   the power goes: all of its processes end, as they stand
+``press``  the button is pressed: it is asked to shut down
 ``reset``  power goes and comes back
 ``renew``  another machine is put in its place: the same cables, disks with nothing on them
-``cut``    a cable is unplugged: the guest sees no carrier
+``cut``    a cable is unplugged: the host sees no carrier
 ``mend``   it is plugged in again
+``fail``   a disk answers reads and writes with errors
+``heal``   it works again, with what it held
 =========  ==================================================================
 
-What the guest had flushed is on its disks when the power goes.  The root disk is a
-copy-on-write layer over the image; further disks are sparse files of their own.
+``virtual`` makes one with qemu, ``container`` with systemd-nspawn.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
-import subprocess
+from abc import ABC, abstractmethod
 from asyncio.subprocess import Process
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +27,6 @@ from typing import Any
 from tools.lab.image import Image
 from tools.lab.plan import Host
 
-CPU = {"kvm": "host", "tcg": "max"}
-
 
 class MachineError(Exception):
     """What was asked of a machine can't be done; says why."""
@@ -37,111 +34,85 @@ class MachineError(Exception):
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a machine's files are: its image, its own folder, and how it is run."""
+    """Where a machine's files are: its image, its own folder, and how qemu runs it."""
 
     image: Image
     folder: Path
     accelerator: str = "tcg"
 
     @property
-    def disk(self) -> Path:
-        """The copy-on-write root disk."""
-        return self.folder / "root.qcow2"
-
-    @property
-    def seed(self) -> Path:
-        """The archive that the guest unpacks at every boot."""
-        return self.folder / "seed.tar"
-
-    @property
     def console(self) -> Path:
-        """Everything that the guest's console has said, over all its boots."""
+        """Everything that its console has said, over all its boots."""
         return self.folder / "console.log"
 
     @property
-    def monitor(self) -> Path:
-        """The socket of qemu's own monitor."""
-        return self.folder / "qmp"
+    def log(self) -> Path:
+        """What the program that runs it has said."""
+        return self.folder / "machine.log"
+
+    @property
+    def seed(self) -> Path:
+        """The archive that is unpacked over its root at every boot."""
+        return self.folder / "seed.tar"
 
     def data(self, serial: str) -> Path:
-        """One of the further disks."""
+        """One of its further disks."""
         return self.folder / f"{serial}.disk"
 
 
-def prepare(host: Host, frame: Frame, seed: bytes) -> None:
-    """Make the machine's disks, empty but for the image and the seed."""
-    frame.folder.mkdir(parents=True)
-    frame.seed.write_bytes(seed)
-    make_disks(host, frame)
+class Machine(ABC):
+    """A machine of a running lab; belongs to the event loop of its keeper.
 
-
-def make_disks(host: Host, frame: Frame) -> None:
-    """Make the root disk, as the image has it, and empty further disks; what was there is gone."""
-    words = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(frame.image.root)]
-    subprocess.run([*words, str(frame.disk)], check=True, capture_output=True)
-    for serial, size_mb in host.disks.items():
-        with frame.data(serial).open("wb") as file:
-            file.truncate(size_mb << 20)
-
-
-def command(host: Host, frame: Frame) -> list[str]:
-    """The words that start the machine's qemu."""
-    accel = frame.accelerator + (",thread=multi" if frame.accelerator == "tcg" else "")
-    words = ["qemu-system-x86_64", "-name", host.name, "-accel", accel]
-    words += ["-cpu", CPU[frame.accelerator], "-smp", "1", "-m", str(host.memory_mb)]
-    words += ["-nodefaults", "-no-user-config", "-display", "none"]
-    words += ["-kernel", str(frame.image.kernel), "-initrd", str(frame.image.initrd)]
-    # Emulated, a switch of page tables at every system call is what a guest mostly does.
-    words += [
-        "-append",
-        "root=/dev/vda rw console=ttyS0 net.ifnames=0 panic=5 quiet mitigations=off",
-    ]
-    words += ["-chardev", f"file,id=console,path={frame.console},append=on"]
-    words += ["-serial", "chardev:console", "-qmp", f"unix:{frame.monitor},server=on,wait=off"]
-    words += ["-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset"]
-    disks = [(frame.disk, "qcow2", "root"), (frame.seed, "raw", "seed")]
-    disks += [(frame.data(serial), "raw", serial) for serial in host.disks]
-    for path, form, serial in disks:
-        readonly = ",readonly=on" if serial == "seed" else ""
-        words += ["-drive", f"if=none,id={serial},format={form},file={path}{readonly}"]
-        words += ["-device", f"virtio-blk-pci,drive={serial},serial={serial}"]
-    for link in host.links:
-        words += ["-netdev", f"tap,id={link.tap},ifname={link.tap},script=no,downscript=no"]
-        words += ["-device", f"virtio-net-pci,netdev={link.tap},mac={link.mac},id={link.network}"]
-    return words
-
-
-class Machine:
-    """A machine of a running lab; belongs to the event loop of its keeper."""
+    Args:
+        host: what it is to be.
+        frame: its files, which :meth:`make` has made once.
+    """
 
     def __init__(self, host: Host, frame: Frame) -> None:
         self.host = host
         self._frame = frame
         self._process: Process | None = None
         self._cut: set[str] = set()
+        self._failed: set[str] = set()
+
+    @abstractmethod
+    def make(self) -> None:
+        """Make its disks: the image's content, and nothing on the further ones."""
+
+    @abstractmethod
+    async def _start(self) -> Process:
+        """Start the program that runs it."""
+
+    @abstractmethod
+    async def _press(self) -> None:
+        """Ask the running machine to shut down."""
+
+    @abstractmethod
+    async def _plug(self, network: str, *, up: bool) -> None:
+        """Plug in a cable of the running machine, or unplug it."""
+
+    async def _break(self, serial: str, *, broken: bool) -> None:
+        """Have a disk of the running machine answer with errors, or not any more."""
+        raise MachineError(f"{self.host.name} has no disk {serial} that could fail")
 
     @property
     def is_on(self) -> bool:
         """Whether it has power."""
         return self._process is not None and self._process.returncode is None
 
-    @property
-    def cut_links(self) -> list[str]:
-        """Networks whose cable is unplugged."""
-        return sorted(self._cut)
+    def status(self) -> dict[str, Any]:
+        """Its power, unplugged cables and failed disks."""
+        return {"on": self.is_on, "cut": sorted(self._cut), "failed": sorted(self._failed)}
 
     async def on(self) -> None:
         """Give it power; nothing happens where it has."""
         if self.is_on:
             return
-        log = self._frame.folder / "qemu.log"
-        with log.open("ab") as file:
-            self._process = await asyncio.create_subprocess_exec(
-                *command(self.host, self._frame), stdin=subprocess.DEVNULL, stdout=file, stderr=file
-            )
-        if self._cut:
-            for network in sorted(self._cut):
-                await self._plug(network, up=False)
+        self._process = await self._start()
+        for network in sorted(self._cut):
+            await self._plug(network, up=False)
+        for serial in sorted(self._failed):
+            await self._break(serial, broken=True)
 
     async def pull(self) -> None:
         """Take its power away, now."""
@@ -155,6 +126,16 @@ class Machine:
         await self.pull()
         await self.on()
 
+    async def press(self) -> None:
+        """Press its power button.
+
+        Raises:
+            MachineError: it is off.
+        """
+        if not self.is_on:
+            raise MachineError(f"{self.host.name} is off")
+        await self._press()
+
     async def renew(self) -> None:
         """Put another machine in its place, which has never run; it is left off.
 
@@ -163,15 +144,8 @@ class Machine:
         """
         if self.is_on:
             raise MachineError(f"{self.host.name} has power: pull it first")
-        make_disks(self.host, self._frame)
-
-    async def press(self) -> None:
-        """Press its power button.
-
-        Raises:
-            MachineError: it is off.
-        """
-        await self._ask("system_powerdown")
+        self.make()
+        self._failed.clear()
 
     async def cut(self, network: str) -> None:
         """Unplug the cable to a network.
@@ -179,7 +153,7 @@ class Machine:
         Raises:
             MachineError: it has none.
         """
-        await self._plug(network, up=False)
+        await self._cable(network, up=False)
         self._cut.add(network)
 
     async def mend(self, network: str) -> None:
@@ -188,44 +162,31 @@ class Machine:
         Raises:
             MachineError: it has none.
         """
-        await self._plug(network, up=True)
+        await self._cable(network, up=True)
         self._cut.discard(network)
 
-    async def _plug(self, network: str, *, up: bool) -> None:
+    async def _cable(self, network: str, *, up: bool) -> None:
         if network not in {link.network for link in self.host.links}:
             known = ", ".join(link.network for link in self.host.links)
             raise MachineError(f"{self.host.name} has no cable to {network}, but to {known}")
         if self.is_on:
-            await self._ask("set_link", name=network, up=up)
+            await self._plug(network, up=up)
 
-    async def _ask(self, what: str, **arguments: Any) -> None:
-        """Have qemu's monitor carry out a command (qemu's QMP reference)."""
-        if not self.is_on:
-            raise MachineError(f"{self.host.name} is off")
-        reader, writer = await self._monitor()
-        try:
-            await reader.readline()  # the greeting
-            for name, words in (("qmp_capabilities", {}), (what, arguments)):
-                request = {"execute": name, "arguments": words}
-                writer.write(json.dumps(request).encode() + b"\n")
-                while True:
-                    line = await reader.readline()
-                    if not line:
-                        raise MachineError(f"{self.host.name} went off")
-                    answer = json.loads(line)
-                    if "error" in answer:
-                        raise MachineError(f"{self.host.name}: {answer['error']['desc']}")
-                    if "return" in answer:  # else an event
-                        break
-        finally:
-            writer.close()
+    async def fail(self, serial: str) -> None:
+        """Have one of the further disks answer reads and writes with errors (EIO).
 
-    async def _monitor(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A connection to the monitor, which appears a moment after qemu was started."""
-        while True:
-            try:
-                return await asyncio.open_unix_connection(self._frame.monitor)
-            except (FileNotFoundError, ConnectionRefusedError):
-                if not self.is_on:
-                    raise MachineError(f"{self.host.name} is off") from None
-                await asyncio.sleep(0.05)
+        Raises:
+            MachineError: there is no such disk.
+        """
+        if serial not in self.host.disks:
+            known = ", ".join(self.host.disks) or "none"
+            raise MachineError(f"{self.host.name} has no disk {serial}, but {known}")
+        if self.is_on and serial not in self._failed:
+            await self._break(serial, broken=True)
+        self._failed.add(serial)
+
+    async def heal(self, serial: str) -> None:
+        """Have a disk that failed work again; nothing happens where it does."""
+        if self.is_on and serial in self._failed:
+            await self._break(serial, broken=False)
+        self._failed.discard(serial)

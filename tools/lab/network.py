@@ -11,17 +11,17 @@ from tools.lab.plan import GATEWAY, Plan
 def commands(plan: Plan) -> list[list[str]]:
     """The ``ip`` commands that make a lab's networks.
 
-    A network is a bridge; each host's link is a tap on it, which stays when its machine
-    is off.  The keeper has an address on the public network alone: nobody but its two
-    hosts is on a cross-over cable.
+    A network is a bridge; a virtual machine's link is a tap on it, which stays when it is
+    off, and a container's is made when that starts.  The keeper has an address on the
+    public network alone: nobody but its two hosts is on a cross-over cable.
     """
     found = ["link set lo up"]
-    bridges = {network: f"labbr{number}" for number, network in enumerate(plan.networks)}
+    bridges = {network: plan.bridge(network) for network in plan.networks}
     for bridge in bridges.values():
         found += [f"link add {bridge} type bridge forward_delay 0", f"link set {bridge} up"]
     found.append(f"address add {GATEWAY} dev {bridges['public']}")
     for host in plan.hosts:
-        for link in host.links:
+        for link in host.links if host.kind == "vm" else ():
             found += [
                 f"tuntap add dev {link.tap} mode tap",
                 f"link set {link.tap} master {bridges[link.network]} up",

@@ -3,10 +3,10 @@
 These variables of a host are the lab's (plain values: they are read before any
 template is filled in)::
 
-    lab_kind: vm                  this host is to be made
+    lab_kind: vm                  this host is to be made, as a virtual machine; or container
     ansible_host: 10.77.0.11      its address on the public network, 10.77.0.0/24
-    lab_memory_mb: 512            memory
-    lab_disks: {data: 512}        further disks: serial number -> megabytes
+    lab_memory_mb: 512            memory of a virtual machine
+    lab_disks: {data: 512}        its further disks: serial number -> megabytes
     lab_crossover: cluster1       the cable to its peer, by a name that both use
     crossover_address: 10.78.1.1  its address there, in a /24
 """
@@ -26,6 +26,7 @@ GATEWAY = ipaddress.ip_interface("10.77.0.1/24")
 """The keeper's address on the public network."""
 POWER_PORT = 8623
 """Where the keeper listens as the rack's power switch."""
+KINDS = ("vm", "container")
 NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 
 
@@ -52,12 +53,13 @@ class Link:
 
 @dataclass(frozen=True)
 class Host:
-    """One virtual machine: its links, memory in megabytes, and disks (serial -> megabytes)."""
+    """One machine: its links, memory in megabytes, disks (serial -> megabytes), and kind."""
 
     name: str
     links: tuple[Link, ...]
     memory_mb: int = 512
     disks: Mapping[str, int] = field(default_factory=dict)
+    kind: str = "vm"
 
     @property
     def address(self) -> str:
@@ -76,6 +78,10 @@ class Plan:
         """Names of the networks, the public one first."""
         crossovers = {link.network for host in self.hosts for link in host.links[1:]}
         return ("public", *sorted(crossovers))
+
+    def bridge(self, network: str) -> str:
+        """The device on this machine's side that a network is."""
+        return f"labbr{self.networks.index(network)}"
 
     def host(self, name: str) -> Host:
         """The host of that name.
@@ -122,10 +128,13 @@ def _host(name: str, variables: Mapping[str, Any], number: int) -> Host:
             raise BadPlan(f"{name}: lab_disks: {serial!r} is no serial number of a disk")
         if not isinstance(size, int) or size < 1:
             raise BadPlan(f"{name}: lab_disks: {serial} has {size!r} megabytes")
+    kind = variables["lab_kind"]
+    if disks and kind == "container":
+        raise BadPlan(f"{name}: a container has no lab_disks; make it a machine, lab_kind: vm")
     memory = variables.get("lab_memory_mb", 512)
     if not isinstance(memory, int) or memory < 256:
         raise BadPlan(f"{name}: lab_memory_mb is a number of 256 or more, not {memory!r}")
-    return Host(name, tuple(links), memory, dict(disks))
+    return Host(name, tuple(links), memory, dict(disks), kind)
 
 
 def plan_of(listing: Mapping[str, Any]) -> Plan:
@@ -138,10 +147,14 @@ def plan_of(listing: Mapping[str, Any]) -> Plan:
         BadPlan: there is no host to make, or two would be in each other's way.
     """
     hostvars = listing.get("_meta", {}).get("hostvars", {})
-    wanted = sorted(name for name, each in hostvars.items() if each.get("lab_kind") == "vm")
+    kinds = {name: each["lab_kind"] for name, each in hostvars.items() if "lab_kind" in each}
+    for name, kind in kinds.items():
+        if kind not in KINDS:
+            raise BadPlan(f"{name}: lab_kind is {' or '.join(KINDS)}, not {kind!r}")
+    wanted = sorted(kinds)
     hosts = tuple(_host(name, hostvars[name], number) for number, name in enumerate(wanted))
     if not hosts:
-        raise BadPlan("no host of this inventory has lab_kind: vm")
+        raise BadPlan("no host of this inventory has a lab_kind: vm or container")
     seen: dict[str, str] = {}
     for host in hosts:
         for link in host.links:

@@ -12,7 +12,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from tools.lab.plan import GATEWAY, Host, Link, Plan
+from tools.lab.plan import GATEWAY, Host, Plan
 
 SECTOR = 512
 
@@ -38,10 +38,13 @@ def hosts_file(plan: Plan) -> str:
     return "\n".join(lines) + "\n"
 
 
-def network_file(link: Link) -> str:
-    """The definition of a link, for systemd-networkd."""
+def network_file(host: Host, number: int) -> str:
+    """The definition of one of a host's links, for systemd-networkd."""
+    link = host.links[number]
+    # A container's end of a cable has an address of its own choice, and the name at once.
+    match = f"MACAddress={link.mac}" if host.kind == "vm" else f"Name=eth{number}"
     return (
-        f"[Match]\nMACAddress={link.mac}\n"
+        f"[Match]\n{match}\n"
         # An address must survive its cable being pulled: it is the cluster's to judge.
         f"[Network]\nAddress={link.address}\nIPv6AcceptRA=no\nLinkLocalAddressing=no\n"
         "ConfigureWithoutCarrier=yes\nIgnoreCarrierLoss=yes\n"
@@ -64,7 +67,10 @@ def seed(host: Host, plan: Plan, keys: Path) -> bytes:
         "etc/ssh/ssh_host_ed25519_key.pub": ((keys / "host.pub").read_text(), 0o644),
     }
     for number, link in enumerate(host.links):
-        files[f"etc/systemd/network/{number}-{link.network}.network"] = (network_file(link), 0o644)
+        files[f"etc/systemd/network/{number}-{link.network}.network"] = (
+            network_file(host, number),
+            0o644,
+        )
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         folder = tarfile.TarInfo("root/.ssh")

@@ -14,7 +14,9 @@ from tools.lab.__main__ import main
 pytestmark = pytest.mark.unit
 
 
-@pytest.mark.parametrize("words", ["cut db1-a public", "mend db1-a cluster1", "renew db1-b"])
+@pytest.mark.parametrize(
+    "words", ["cut db1-a public", "mend db1-a cluster1", "renew db1-b", "fail db1-a data"]
+)
 def test_words_come_in_the_order_in_which_they_are_typed(
     words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

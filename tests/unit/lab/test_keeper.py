@@ -23,6 +23,9 @@ class Pretended:
         self.is_on = True
         self.cut_links: list[str] = []
 
+    def status(self) -> dict[str, Any]:
+        return {"on": self.is_on, "cut": self.cut_links}
+
     async def on(self) -> None:
         self.is_on = True
 

@@ -8,7 +8,7 @@ from typing import Any
 import pymysql
 import pytest
 
-from tools.lab.ledger import Entry, Writer, longest_gap_s, lost, read
+from tools.lab.ledger import Entry, Writer, longest_gap_s, lost, newest, read
 
 pytestmark = pytest.mark.unit
 
@@ -18,6 +18,16 @@ def test_reads_whole_lines_alone(tmp_path: Path) -> None:
     assert read(file) == []
     file.write_text("1 10.000\n2 10.500\n3 11.2")
     assert read(file) == [Entry(1, 10.0), Entry(2, 10.5)]
+
+
+def test_the_newest_of_many_are_read_without_the_others(tmp_path: Path) -> None:
+    file = tmp_path / "ledger"
+    assert newest(file) == []
+    file.write_text("".join(f"{number} {number}.000\n" for number in range(1000)) + "1000 1")
+    assert newest(file)[-2:] == [Entry(998, 998.0), Entry(999, 999.0)]
+    assert len(newest(file)) < 30
+    file.write_text("1 10.000\n2 10.500\n")
+    assert newest(file) == read(file)
 
 
 def test_finds_what_was_lost() -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.unit.lab.test_plan import pair
-from tools.lab import seed
+from tools.lab import container, seed
 from tools.lab.image import Image, fingerprint, packages
-from tools.lab.machine import Frame, Machine, MachineError, command, prepare
+from tools.lab.machine import Frame, Machine, MachineError
+from tools.lab.rack import machine, prepare
+from tools.lab.virtual import command
 
 pytestmark = pytest.mark.unit
 
@@ -45,23 +47,40 @@ def test_has_a_cable_for_each_network() -> None:
 
 
 @pytest.mark.parametrize(
-    ("accelerator", "there"), [("tcg", "-accel tcg,thread=multi -cpu max"), ("kvm", "-cpu host")]
+    ("accelerator", "there"), [("tcg", "-accel tcg,thread=multi -cpu qemu64"), ("kvm", "-cpu host")]
 )
 def test_runs_as_the_probe_said(accelerator: str, there: str) -> None:
     assert there in words_of(accelerator)
 
 
+def test_a_container_has_the_same_names_for_its_cables() -> None:
+    host = pair(lab_kind="container").hosts[1]
+    words = container.command(host, Frame(Image(Path("/image")), Path("/state/db-b")))
+    assert words[0] == "systemd-nspawn"
+    assert "--directory=/state/db-b/root" in words
+    assert [word for word in words if "veth" in word] == [
+        "--network-veth-extra=lab1n0:eth0",
+        "--network-veth-extra=lab1n1:eth1",
+    ]
+
+
 def test_a_renewed_machine_has_nothing_of_the_old_one(tmp_path: Path) -> None:
     image = Image(tmp_path)
     image.root.write_bytes(bytes(1 << 20))
-    host = pair(lab_disks={"data": 1}).hosts[0]
+    plan = pair(lab_disks={"data": 1})
+    host = plan.hosts[0]
     frame = Frame(image, tmp_path / "db-a")
-    prepare(host, frame, b"seed")
-    empty = frame.disk.read_bytes()
-    for disk in (frame.disk, frame.data("data")):
+    prepare(plan, host, frame, b"seed")
+    root = frame.folder / "root.qcow2"
+    empty = root.read_bytes()
+    for disk in (root, frame.data("data")):
         disk.write_bytes(b"what was there")
-    asyncio.run(Machine(host, frame).renew())
-    assert frame.disk.read_bytes() == empty
+    its = machine(plan, host, frame)
+    asyncio.run(its.fail("data"))
+    assert its.status() == {"on": False, "cut": [], "failed": ["data"]}
+    asyncio.run(its.renew())
+    assert its.status()["failed"] == []
+    assert root.read_bytes() == empty
     assert frame.data("data").read_bytes() == bytes(1 << 20)
     assert frame.seed.read_bytes() == b"seed"
 
@@ -69,10 +88,10 @@ def test_a_renewed_machine_has_nothing_of_the_old_one(tmp_path: Path) -> None:
 def test_a_machine_with_power_is_not_renewed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = Machine(pair().hosts[0], Frame(Image(tmp_path), tmp_path))
+    its = machine(pair(), pair().hosts[0], Frame(Image(tmp_path), tmp_path))
     monkeypatch.setattr(Machine, "is_on", True)
     with pytest.raises(MachineError, match="db-a has power: pull it first"):
-        asyncio.run(machine.renew())
+        asyncio.run(its.renew())
     assert not any(tmp_path.iterdir())
 
 
@@ -103,6 +122,14 @@ def test_the_seed_makes_a_host(keys: Path) -> None:
         assert text("root/.ssh/authorized_keys") == (keys / "login.pub").read_text()
     assert files["etc/ssh/ssh_host_ed25519_key"].mode == 0o600
     assert files["root/.ssh"].mode == 0o700
+
+
+def test_a_container_s_cables_are_known_by_name(keys: Path) -> None:
+    plan = pair(lab_kind="container")
+    with tarfile.open(fileobj=io.BytesIO(seed.seed(plan.hosts[0], plan, keys))) as archive:
+        file = archive.extractfile("etc/systemd/network/1-cluster1.network")
+        assert file is not None
+        assert "[Match]\nName=eth1\n[Network]\nAddress=10.78.1.1/24" in file.read().decode()
 
 
 def test_ssh_goes_through_the_keeper_s_network_and_trusts_one_key() -> None:

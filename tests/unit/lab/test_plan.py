@@ -45,6 +45,12 @@ def test_a_pair_has_a_cable_of_its_own() -> None:
     assert (host.memory_mb, host.disks) == (640, {"data": 256})
 
 
+def test_a_container_brings_its_own_end_of_a_cable() -> None:
+    made = [" ".join(words) for words in commands(pair(lab_kind="container"))]
+    assert not [words for words in made if "tap" in words or "lab0n0" in words]
+    assert pair().bridge("cluster1") == "labbr1"
+
+
 def test_no_two_links_are_alike() -> None:
     links = [link for host in pair().hosts for link in host.links]
     assert len({link.mac for link in links}) == len({link.tap for link in links}) == len(links)
@@ -63,7 +69,7 @@ def test_the_keeper_is_on_the_public_network_alone() -> None:
 @pytest.mark.parametrize(
     ("hosts", "said"),
     [
-        ({}, "no host of this inventory has lab_kind: vm"),
+        ({}, "no host of this inventory has a lab_kind"),
         ({"a": {"lab_kind": "vm"}}, "a: ansible_host must be a plain IPv4 address"),
         ({"a": {"lab_kind": "vm", "ansible_host": "10.1.0.1"}}, "must be in 10.77.0.0/24"),
         ({"a": vm(1)}, "and not 10.77.0.1"),
@@ -73,6 +79,8 @@ def test_the_keeper_is_on_the_public_network_alone() -> None:
         ({"a": vm(2, lab_disks={"data": "1G"})}, "data has '1G' megabytes"),
         ({"a": vm(2, lab_disks={"A B": 1})}, "no serial number"),
         ({"a": vm(2, lab_memory_mb=64)}, "lab_memory_mb is a number of 256 or more"),
+        ({"a": vm(2, lab_kind="pod")}, "a: lab_kind is vm or container, not 'pod'"),
+        ({"a": vm(2, lab_kind="container", lab_disks={"data": 1})}, "a container has no lab_disks"),
         ({"A": vm(2)}, "A: a lab's host is named with small letters"),
     ],
 )
