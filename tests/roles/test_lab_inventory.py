@@ -1,13 +1,9 @@
-"""`inventory/lab`, and a cluster that is added to it: each host is a namespace of this machine.
-
-Its virtual machines have systemd as well; here services are supervisor's.
-"""
+"""`inventory/lab` on containers of the lab, and a cluster that is added to it: systemd and all."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,61 +11,62 @@ from typing import Any
 import pytest
 
 from tests.support.box import BIN, CHECKOUT
-from tests.support.rack import Rack, rack
+from tests.support.lab import play, said
+from tests.support.process import wait_for
+from tools.lab import control
 from tools.lab.plan import plan_of, read_inventory
 
 pytestmark = [pytest.mark.roles, pytest.mark.timeout(1200)]
 
-ADDED = {"ansible_host": "10.77.0.24", "mysql_instances": [{"role": "cluster3"}]}
+ADDED = {
+    "ansible_host": "10.77.0.24",
+    "lab_kind": "container",
+    "mysql_instances": [{"role": "cluster3"}],
+}
 
 
 @pytest.fixture(scope="module")
-def lab(short_directory: Path, wheels: None) -> Iterator[Rack]:
+def lab(short_directory: Path, wheels: None) -> Iterator[control.State]:
     """The lab's hosts after `site.yml`, and db-cluster3, on which nothing was done yet."""
+    if os.geteuid() != 0:
+        pytest.fail("labs need root: run the tests as root, or -m 'not roles'")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{BIN}:{os.environ['PATH']}")
         known = read_inventory(CHECKOUT / "inventory/lab").hosts
-    addresses = {host.name: host.address for host in known}
-    addresses["db-cluster3"] = str(ADDED["ansible_host"])
-    hosts = {
-        name: {"lab_kind": "vm", "ansible_host": address} for name, address in addresses.items()
+    hosts: dict[str, Any] = {
+        host.name: {"lab_kind": host.kind, "ansible_host": host.address} for host in known
     }
-    folder = short_directory / "lab"
-    folder.mkdir()
-    with rack(folder, plan_of({"_meta": {"hostvars": hosts}})) as made:
-        release = {"hosts": "db-global", "gather_facts": True, "roles": ["runtime"]}
-        play = folder / "release.json"
-        play.write_text(json.dumps([{**release, "gather_subset": ["!all", "python", "user"]}]))
-        run = made.play(str(play))
+    plan = plan_of({"_meta": {"hostvars": {**hosts, "db-cluster3": ADDED}}})
+    state = control.State(short_directory / "lab")
+    control.start(state, plan, CHECKOUT / "var/cache/lab")
+    try:
+        control.wait_for_hosts(state)
+        run = play(state, "lab", "site")
         assert run.returncode == 0, run.stdout
-        run = made.play("playbooks/site.yml")
-        assert run.returncode == 0, run.stdout
-        yield made
+        yield state
+    finally:
+        control.end(state)
 
 
-def lj(lab: Rack, *words: str, site: str = "site") -> Any:
+def lj(lab: control.State, *words: str, site: str = "site") -> Any:
     """What the operator's command on the web host prints as JSON."""
-    command = ("/opt/lj/runtime/current/bin/lj", "--site", f"/etc/lj/{site}.toml")
-    run = lab.ssh("web1", *command, *words, "--json")
-    assert run.returncode == 0, run.stdout + run.stderr
-    return json.loads(run.stdout)
+    command = f"/opt/lj/runtime/current/bin/lj --site /etc/lj/{site}.toml"
+    return json.loads(said(lab, "web1", f"{command} {' '.join(words)} --json"))
 
 
-def running(lab: Rack, host: str) -> set[str]:
-    """Services that run on a host."""
-    status = lab.ssh(
-        host, "/opt/lj/runtime/current/bin/supervisorctl -c /etc/lj/supervisord.conf status"
-    )
-    return set(re.findall(r"^(\S+)\s+RUNNING", status.stdout, re.MULTILINE))
+def running(lab: control.State, host: str) -> set[str]:
+    """Services of the kit that run on a host."""
+    words = "systemctl list-units --plain --no-legend --state=running 'lj-*.service'"
+    lines = said(lab, host, words).splitlines()
+    return {line.split()[0].removeprefix("lj-").removesuffix(".service") for line in lines}
 
 
-def smoke(lab: Rack) -> None:
+def smoke(lab: control.State) -> None:
     """The site works for people."""
-    run = lab.ssh("web1", "/opt/lj/runtime/current/bin/lj --site /etc/lj/site.toml smoke")
-    assert run.returncode == 0, run.stdout + run.stderr
+    said(lab, "web1", "/opt/lj/runtime/current/bin/lj --site /etc/lj/site.toml smoke")
 
 
-def test_every_host_has_its_part_and_the_site_works(lab: Rack) -> None:
+def test_every_host_has_its_part_and_the_site_works(lab: control.State) -> None:
     smoke(lab)
     assert running(lab, "db-global") == {"mysql-global"}
     for number in (1, 2):
@@ -80,11 +77,27 @@ def test_every_host_has_its_part_and_the_site_works(lab: Rack) -> None:
     }
 
 
-def test_a_cluster_is_added_and_users_move_to_it(lab: Rack) -> None:
+def test_services_come_back_by_themselves(lab: control.State) -> None:
+    for host in ("db-cluster1", "web1"):
+        before = running(lab, host)
+        control.ask(lab, "reset", host)
+        control.wait_for_hosts(lab, [host])
+        wait_for(
+            lambda host=host, before=before: running(lab, host) == before,  # type: ignore[misc]
+            f"the services of {host}",
+            timeout_s=120,
+        )
+        assert said(lab, host, "systemctl --failed --no-legend") == ""
+    said(lab, "web1", "pkill --signal KILL --full 'lj.* journal serve'")
+    wait_for(lambda: "journal" in running(lab, "web1"), "the site to be there again")
+    smoke(lab)
+
+
+def test_a_cluster_is_added_and_users_move_to_it(lab: control.State) -> None:
     more = lab.folder / "more.json"
     hosts = {"mysql": {"hosts": {"db-cluster3": ADDED}}}
     more.write_text(json.dumps({"all": {"children": {"kit": {"children": hosts}}}}))
-    run = lab.play("playbooks/add_user_cluster.yml", "-i", more, cluster=3)
+    run = play(lab, "lab", "add_user_cluster", "-i", more, "-e", "cluster=3")
     assert run.returncode == 0, run.stdout
     assert running(lab, "db-cluster3") == {"mysql-cluster3", "mover-host"}
     smoke(lab)
