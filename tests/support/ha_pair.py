@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -12,15 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.lab import play, said
 from tests.support.process import wait_for
 from tools.lab import control
-from tools.lab.ledger import TABLE, Entry, longest_gap_s, lost, read
+from tools.lab.ledger import TABLE, longest_gap_s, lost, newest, read
 
 HOSTS = ("db1-a", "db1-b")
 SLAVE = "db1-s"
 RESOURCE = "cluster1"
 DATABASE = "lj_cluster1"
 FLOATING = "10.77.0.10"
+MOUNT = f"/srv/{RESOURCE}"
 SOCKET = "/var/lib/lj/run/mysql-cluster1.sock"
 PATIENCE_S = 900.0
 """Emulated hosts on a busy machine: how long anything may take before the test gives up."""
@@ -38,9 +39,7 @@ class Pair:
         Raises:
             AssertionError: it failed; the message holds what it said.
         """
-        run = control.ssh(self.state, host, words, seconds=300)
-        assert run.returncode == 0, f"{host}: {words}: {run.stdout}{run.stderr}"
-        return run.stdout.strip()
+        return said(self.state, host, words)
 
     def maybe(self, host: str, words: str) -> str:
         """The same, of a host that may be down: then nothing."""
@@ -56,8 +55,11 @@ class Pair:
 
     def holders(self) -> list[str]:
         """Hosts that have the floating address."""
-        words = "ip -o -4 address show"
-        return [host for host in HOSTS if f" {FLOATING}/" in self.maybe(host, words)]
+        return [host for host in HOSTS if self.holds(host)]
+
+    def holds(self, host: str) -> bool:
+        """Whether a host has the floating address."""
+        return f" {FLOATING}/" in self.maybe(host, "ip -o -4 address show")
 
     def primaries(self) -> list[str]:
         """Hosts whose side of the mirrored disk is primary."""
@@ -83,16 +85,7 @@ class Pair:
 
     def play(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
         """Run one of the playbooks on the lab."""
-        program = Path(sys.executable).parent / "ansible-playbook"
-        places = {"LJ_LAB_STATE": str(self.state.folder), "ANSIBLE_NOCOLOR": "1"}
-        return subprocess.run(
-            [program, "-i", "inventory/ha_pair", f"playbooks/{name}.yml", *words],
-            cwd=control.CHECKOUT,
-            env={**os.environ, **places},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return play(self.state, "ha_pair", name, *words)
 
     @property
     def secrets(self) -> Path:
@@ -108,7 +101,7 @@ class Pair:
 
     @contextmanager
     def commits(self, file: Path) -> Iterator[Ledger]:
-        """Commit to the floating address for as long as the block takes."""
+        """Commit to the floating address while the block runs; then prove that nothing is lost."""
         holder = self.holders()[0]
         table = f"CREATE TABLE IF NOT EXISTS {TABLE} (number BIGINT PRIMARY KEY)"
         self.sql(holder, f"USE {DATABASE}; {table}")
@@ -125,6 +118,7 @@ class Pair:
         finally:
             process.terminate()
             process.wait(60)
+        self.prove(file)
 
     def prove(self, file: Path) -> None:
         """Nothing that was acknowledged is lost, on the pair and on its slave."""
@@ -134,7 +128,8 @@ class Pair:
             self._ledger("rows"), cwd=control.CHECKOUT, capture_output=True, text=True, check=True
         )
         assert lost(entries, json.loads(done.stdout)) == []
-        self.sql(holder, f"CHECK TABLE {DATABASE}.{TABLE} EXTENDED")
+        assert self.sql(holder, f"CHECK TABLE {DATABASE}.{TABLE} EXTENDED").endswith("status\tOK")
+        assert "EXT4-fs error" not in self.on(holder, "dmesg")
         there = self.sql(holder, f"SELECT COUNT(*), SUM(number) FROM {DATABASE}.{TABLE}")
         wait_for(
             lambda: (
@@ -156,24 +151,20 @@ class Ledger:
 
     file: Path
 
-    def entries(self) -> list[Entry]:
-        """What was acknowledged so far."""
-        return read(self.file)
-
     def wait_for_next(self) -> float:
         """Wait for a commit that began after now; returns when it was acknowledged."""
         now = time.time()
         wait_for(
-            lambda: sum(entry.at_s > now for entry in self.entries()[-2:]) == 2,
+            lambda: sum(entry.at_s > now for entry in newest(self.file)[-2:]) == 2,
             "a commit to be acknowledged",
             timeout_s=PATIENCE_S,
             every_s=0.1,
         )
-        return self.entries()[-1].at_s
+        return newest(self.file)[-1].at_s
 
     def gap_s(self, since_s: float) -> float:
         """The longest time without an acknowledged commit since then."""
-        return longest_gap_s(self.entries(), since_s)
+        return longest_gap_s(read(self.file), since_s)
 
 
 def peer_of(host: str) -> str:
@@ -183,7 +174,8 @@ def peer_of(host: str) -> str:
 
 def moved(pair: Pair, ledger: Ledger, host: str) -> float:
     """Wait until the peer of `host` has the group and takes commits; when it did."""
-    wait_for(
-        lambda: pair.holders() == [peer_of(host)], "the peer to take over", timeout_s=900, every_s=3
-    )
+    # Seldom: each question is a login on a host that has enough to do.
+    peer = peer_of(host)
+    wait_for(lambda: pair.holds(peer), f"{peer} to take over", timeout_s=900, every_s=5)
+    assert pair.holders() == [peer]
     return ledger.wait_for_next()

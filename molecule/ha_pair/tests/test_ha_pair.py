@@ -37,6 +37,14 @@ def test_what_the_roles_made(pair: Pair) -> None:
         assert modes == ["600", "600", "700", "600"]
         words = pair.on(host, f"drbdadm dump {RESOURCE}").split()
         assert words[words.index("protocol") + 1] == "C;"
+    for host in (*HOSTS, SLAVE):
+        rules = pair.on(host, "nft list table inet lj")
+        assert "policy drop" in rules
+        assert ('comment "mirror"' in rules) == (host != SLAVE)
+        assert pair.on(host, "systemctl is-enabled lj-firewall") == "enabled"
+    for host in HOSTS:
+        assert pair.on(host, "systemctl is-active chrony") == "active"
+        assert pair.on(host, "cat /sys/class/watchdog/watchdog0/state") == "active"
     assert pair.sql(SLAVE, "SELECT @@global.read_only") == "1"
 
 
@@ -48,7 +56,6 @@ def test_planned_switchovers(pair: Pair, file: Path, tell: Callable[[str, float]
             pair.on(holder, "/usr/share/heartbeat/hb_standby all")
             moved(pair, ledger, holder)
             tell(f"switchover {number + 1}", ledger.gap_s(started))
-        pair.prove(file)
 
 
 def test_power_of_the_primary_is_pulled(
@@ -59,11 +66,12 @@ def test_power_of_the_primary_is_pulled(
         with pair.commits(file) as ledger:
             started = ledger.wait_for_next()
             control.ask(pair.state, "pull", holder)
-            moved(pair, ledger, holder)
+            # Nobody asks the peer anything meanwhile: it has enough to do.
+            ledger.wait_for_next()
+            assert pair.holders() == [peer_of(holder)]
             tell(f"power pulled {number + 1}", ledger.gap_s(started))
             # Whoever shot it gave it its power back: it comes by itself, as the spare.
             assert pair.wait_until_whole() == peer_of(holder)
-        pair.prove(file)
 
 
 def test_a_server_that_is_killed_is_started_again_and_then_handed_over(
@@ -87,7 +95,6 @@ def test_a_server_that_is_killed_is_started_again_and_then_handed_over(
             pair.on(holder, "chmod 640 /etc/lj/mysql-cluster1.cnf")
         tell("mysqld can't start", ledger.gap_s(started))
         assert pair.wait_until_whole() == peer_of(holder)
-    pair.prove(file)
 
 
 def test_a_server_that_hangs_is_killed_and_started_again(
@@ -101,19 +108,22 @@ def test_a_server_that_hangs_is_killed_and_started_again(
         ledger.wait_for_next()
         tell("mysqld hangs", ledger.gap_s(started))
         assert pair.wait_until_whole() == holder
-    pair.prove(file)
 
 
+@pytest.mark.parametrize("how", ["errors", "gone"])
 def test_a_disk_that_fails_is_let_go_and_the_other_sides_is_used(
-    pair: Pair, file: Path, tell: Callable[[str, float], None]
+    pair: Pair, file: Path, how: str, tell: Callable[[str, float], None]
 ) -> None:
     holder = pair.wait_until_whole()
     disk = pair.on(holder, "basename $(readlink -f /dev/disk/by-id/virtio-data)")
     slot = pair.on(holder, f"readlink -f /sys/class/block/{disk}/device/..")
     with pair.commits(file) as ledger:
         started = ledger.wait_for_next()
-        # Its adapter goes, with what was on its way to the disk.
-        pair.on(holder, f"echo 1 > {slot}/remove")
+        if how == "errors":
+            control.ask(pair.state, "fail", holder, "data")
+        else:
+            # Its adapter goes, with what was on its way to the disk.
+            pair.on(holder, f"echo 1 > {slot}/remove")
         wait_for(
             lambda: pair.on(holder, f"drbdadm dstate {RESOURCE}") == "Diskless/UpToDate",
             "the disk to be let go",
@@ -121,12 +131,14 @@ def test_a_disk_that_fails_is_let_go_and_the_other_sides_is_used(
             every_s=1,
         )
         ledger.wait_for_next()
-        tell("disk failed", ledger.gap_s(started))
+        tell(f"disk failed ({how})", ledger.gap_s(started))
         assert pair.holders() == [holder]
-        pair.on(holder, "echo 1 > /sys/bus/pci/rescan && udevadm settle")
+        if how == "errors":
+            control.ask(pair.state, "heal", holder, "data")
+        else:
+            pair.on(holder, "echo 1 > /sys/bus/pci/rescan && udevadm settle")
         pair.on(holder, f"drbdadm attach {RESOURCE}")
         assert pair.wait_until_whole() == holder
-    pair.prove(file)
 
 
 def test_a_cross_over_link_that_is_cut_outdates_the_spare(
@@ -149,7 +161,6 @@ def test_a_cross_over_link_that_is_cut_outdates_the_spare(
         assert control.ssh(pair.state, spare, f"drbdadm primary {RESOURCE}").returncode != 0
         control.ask(pair.state, "mend", spare, RESOURCE)
         assert pair.wait_until_whole() == holder
-    pair.prove(file)
 
 
 def test_of_a_partition_one_side_is_shot_before_the_other_goes_on(
@@ -167,7 +178,6 @@ def test_of_a_partition_one_side_is_shot_before_the_other_goes_on(
             control.ask(pair.state, "mend", holder, network)
         # It waits for its peer where it had booted without a cable.
         assert pair.wait_until_whole() == peer_of(holder)
-    pair.prove(file)
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -188,4 +198,3 @@ def test_both_hosts_lose_power_at_once(
         pair.wait_until_whole()
         ledger.wait_for_next()
         tell(f"both pulled, {'primary' if first == 0 else 'spare'} first", ledger.gap_s(started))
-    pair.prove(file)
