@@ -93,8 +93,8 @@ def test_disks_become_an_array_once(host: Sandbox, disks: Mapping[str, str]) -> 
     assert made.exit_code == 0, made.output
     create = [line for line in host.read("/srv/calls").splitlines() if "--create" in line]
     assert create == [
-        "mdadm --create /dev/md/data --run --metadata=1.2 --name=data --level=10 "
-        f"--raid-devices=4 --bitmap=internal {' '.join(list(disks)[:4])}"
+        "mdadm --create /dev/md/data --run --metadata=1.2 --name=data --homehost=any "
+        f"--level=10 --raid-devices=4 --bitmap=internal {' '.join(list(disks)[:4])}"
     ]
     config = host.read("/etc/mdadm/mdadm.conf")
     assert "ARRAY /dev/md/data metadata=1.2 UUID=8cf4f6a8:2a6c1b1e:0b1f3f2a:52c00a5e" in config
