@@ -15,6 +15,7 @@ DAEMONS = {"coordinator", "gofer", "host", "serve", "worker"}
 """They run until they are stopped and print nothing but their log."""
 OTHER_FORMS = {
     "lj disks check": "words for ``disk-checker run``, which has --json",
+    "lj perlbal drain": "what the command prints that it runs",
 }
 
 
