@@ -58,7 +58,9 @@ class MoverSettings(Settings):
         description="milliseconds that reading a chunk may take: its rows are locked so long",
     )
     chunk_bytes: ByteSize = Field(
-        default=4 << 20, description="bytes of rows in a chunk at most, as 4m"
+        default=1 << 20,
+        description="bytes of rows in a chunk, about; as 1m.  Such a chunk is one statement: less "
+        "than max_allowed_packet of the destination",
     )
     at_once_rows: int = Field(
         default=1000,

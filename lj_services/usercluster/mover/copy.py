@@ -1,13 +1,15 @@
 """Copying a user's rows: chunk after chunk in the order of the primary key.
 
 A chunk is read on the source with shared locks in a short transaction and written to the
-destination in another, which takes several; a second thread reads ahead.  The locks make sure that
-a row is not read in a state that its own change, already seen in the feed, is about to replace
-(`feed`).  How many rows a chunk has follows from how long the last one took, since a writer who
-wants one of its rows waits so long; and from its bytes, since two chunks are in memory at once.
+destination in another.  Two *lanes*, a thread each, take turns: while one writes the other reads
+the next chunk, or writes that one too.  The locks make sure that a row is not read in a state that
+its own change, already seen in the feed, is about to replace (`feed`).  How many rows a chunk has
+follows from how long the last one took, since a writer who wants one of its rows waits so long; and
+from its bytes, since it is in memory, and one statement.  Small ones are committed together.
 
-The progress (``table``, ``after``) is saved from time to time.  A worker that takes the move over
-goes on from there: rows that were written after the last save are written again.
+The progress (``table``, ``after``) says up to where everything is committed, whichever lane wrote
+it, and is saved from time to time.  A worker that takes the move over goes on from there: rows that
+were written after it are written again.
 
 Before the first chunk the destination is wiped of this user: a move that was given up, or an
 earlier home whose grace time is not over, may have left rows.
@@ -17,23 +19,30 @@ A user with few rows goes at once: wiped, copied and summed on both sides in one
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection
 
+from lj_services.database import DatabaseBusy
 from lj_services.usercluster.mover import fences
 from lj_services.usercluster.mover.discovery import Table
 from lj_services.usercluster.mover.metrics import BYTES, ROWS
-from lj_services.usercluster.mover.rows import EVERYTHING, Chunk, Key, Range, frozen_key, thawed_key
+from lj_services.usercluster.mover.rows import EVERYTHING, Chunk, Range, frozen_key, thawed_key
 from lj_services.usercluster.mover.work import Meter, Work, crash_here, timed
 
+LANES = 2
+TRIES = 5
+COMMIT_EVERY_S = 0.1
+COMMIT_BYTES = 1 << 20
 WIPE_ROWS = 1000
 SAVE_EVERY_S = 1.0
 FIRST_ROWS = 1000
+LEAST_ROWS = 500
 
 
 def clear(work: Work) -> int:
@@ -86,7 +95,8 @@ def at_once(work: Work, source: Connection) -> bool:
     """
     with work.databases.write(work.dst) as destination:
         fences.begin_import(destination, work.move)
-        if _wipe_some(work, destination) < WIPE_ROWS:
+        left = work.rows.counts(destination, work.found.tables, work.move.userid)
+        if not any(left.values()):
             return _all_rows(work, source, destination)
     wipe(work)
     with work.databases.write(work.dst) as destination:
@@ -96,11 +106,12 @@ def at_once(work: Work, source: Connection) -> bool:
 
 def _all_rows(work: Work, source: Connection, destination: Connection) -> bool:
     rows, userid, tables = work.rows, work.move.userid, work.found.tables
+    chunks = rows.chunks(source, tables, userid)
     copied = size = 0
     for table in tables:
-        chunk = rows.chunk(source, table, userid, EVERYTHING, None, lock=True)
+        chunk = chunks[table.name]
         rows.put(destination, table, chunk.rows)
-        copied += len(chunk.rows)
+        copied += chunk.count
         size += chunk.bytes
     equal = rows.sums(source, tables, userid) == rows.sums(destination, tables, userid)
     work.progress.update(rows=copied, bytes=size)
@@ -109,126 +120,169 @@ def _all_rows(work: Work, source: Connection, destination: Connection) -> bool:
     return equal
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    table: Table
-    chunk: Chunk
-    error: BaseException | None = None
-
-
 def copy(work: Work, pending: Callable[[], bool], between: Callable[[], None]) -> None:
     """Copy everything that is not copied yet.
 
     Args:
         work: in ``copying``; its progress says from where.
-        pending: asked after each chunk whether `between` is to be called.
-        between: called while no chunk is under way.
+        pending: asked from time to time whether `between` is to be called.
+        between: called while no chunk is under way: nothing that was read earlier can be written
+            later than what it writes.
     """
-    progress = work.progress
-    tables = [table for table in work.found.tables if table.name >= progress.get("table", "")]
     meters: dict[str, Meter] = {}
-    saved = time.monotonic()
-    while tables:
-        start = (
-            thawed_key(progress.get("after")) if progress.get("table") == tables[0].name else None
-        )
-        with _Reader(work, tables, start, meters) as reader:
-            while not reader.ended and not pending():
-                work.check()
-                with work.databases.write(work.dst) as connection:
-                    fences.importing(connection, work.move)
-                    until = time.monotonic() + work.between_checks_s
-                    for read in reader:
-                        work.rows.put(connection, read.table, read.chunk.rows)
-                        progress["table"] = read.table.name
-                        progress["after"] = frozen_key(read.chunk.last)
-                        progress["rows"] = progress.get("rows", 0) + len(read.chunk.rows)
-                        progress["bytes"] = progress.get("bytes", 0) + read.chunk.bytes
-                        ROWS.inc(len(read.chunk.rows))
-                        BYTES.inc(read.chunk.bytes)
-                        if time.monotonic() > until:
-                            break
-                crash_here("chunk")
-                if time.monotonic() - saved > SAVE_EVERY_S:
-                    work.save()
-                    saved = time.monotonic()
-            if reader.ended:
-                return
-        # The reader has stopped, and what it had read ahead is read again: nothing that was
-        # read earlier can be written later than what `between` writes.
+    while True:
+        lanes = _Lanes(work, pending, meters)
+        lanes.run()
+        if lanes.all_read:
+            return
         between()
-        done = progress.get("table", "")
-        tables = [table for table in tables if table.name >= done]
 
 
-class _Reader:
-    """Reads chunks ahead in a thread of its own."""
+@dataclass(slots=True)
+class _Read:
+    """A chunk on its way, and the progress once it and all before it are written."""
 
-    def __init__(
-        self, work: Work, tables: list[Table], start: Key | None, meters: dict[str, Meter]
-    ) -> None:
-        self.ended = False
-        self._meters = meters
+    table: Table
+    chunk: Chunk
+    then: tuple[str, list[Any] | None]
+    written: bool = False
+
+
+class _Lanes:
+    """Copies until there is nothing left, or `pending` says so."""
+
+    def __init__(self, work: Work, pending: Callable[[], bool], meters: dict[str, Meter]) -> None:
+        self.all_read = False
         self._work = work
-        self._tables = tables
-        self._start = start
-        self._ready: queue.Queue[_Read | None] = queue.Queue(maxsize=1)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="chunk reader", daemon=True)
+        self._pending = pending
+        self._meters = meters
+        first = work.progress.setdefault("table", "")
+        self._after = thawed_key(work.progress.setdefault("after", None))
+        self._tables = [table for table in work.found.tables if table.name >= first]
+        if self._tables and self._tables[0].name != first:
+            self._after = None
+        self._turn = threading.Lock()
+        self._noting = threading.Lock()
+        self._on_the_way: deque[_Read] = deque()
+        self._stopped = False
+        self._check_at = self._saved_at = time.monotonic()
+        self._errors: list[BaseException] = []
 
-    def __enter__(self) -> _Reader:
-        self._thread.start()
-        return self
+    def run(self) -> None:
+        """Copy; what goes wrong in a lane is raised when both have stopped."""
+        others = [
+            threading.Thread(target=self._lane, name=f"lane {number}", daemon=True)
+            for number in range(1, LANES)
+        ]
+        for other in others:
+            other.start()
+        self._lane()
+        for other in others:
+            other.join()
+        if self._errors:
+            raise self._errors[0]
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        while self._thread.is_alive():
-            try:
-                self._ready.get(timeout=0.01)
-            except queue.Empty:
-                continue
-        self._thread.join()
+    def _lane(self) -> None:
+        try:
+            while (read := self._next(may_wait=True)) is not None:
+                self._write(read)
+                crash_here("chunk")
+        except BaseException as error:
+            self._stopped = True
+            self._errors.append(error)
 
-    def __iter__(self) -> _Reader:
-        return self
+    def _next(self, *, may_wait: bool) -> _Read | None:
+        """Read a chunk; None: there is none, or the lanes are to stop.
 
-    def __next__(self) -> _Read:
-        read = self._ready.get()
-        if read is None:
-            self.ended = True
-            raise StopIteration
-        if read.error is not None:
-            raise read.error
+        Args:
+            may_wait: this lane has no transaction open, and can be held up for as long as
+                somebody likes; otherwise None also says that it is time for that.
+        """
+        with self._turn:
+            if not self._stopped and time.monotonic() >= self._check_at:
+                if not may_wait:
+                    return None
+                self._check()
+            while self._tables and not self._stopped:
+                read = self._read(self._tables[0])
+                if read is not None:
+                    return read
+            self.all_read = not self._tables
+            return None
+
+    def _check(self) -> None:
+        """May the work go on?  The other lane ends its transaction and comes here, too."""
+        work = self._work
+        work.check()
+        if time.monotonic() - self._saved_at > SAVE_EVERY_S:
+            with self._noting:
+                work.save()
+            self._saved_at = time.monotonic()
+        self._stopped = self._stopped or self._pending()
+        self._check_at = time.monotonic() + work.between_checks_s
+
+    def _read(self, table: Table) -> _Read | None:
+        """Read the next chunk of a table; None: it has no more."""
+        work, meter = self._work, self._meter(table)
+        span = Range(self._after)
+        with timed() as clock, work.locking(work.src) as connection:
+            chunk = work.rows.chunk(
+                connection, table, work.move.userid, span, meter.rows, lock=True
+            )
+        meter.took(chunk.count, chunk.bytes, clock())
+        self._after = chunk.last
+        if chunk.last is None:
+            self._tables.pop(0)
+        if not chunk.count:
+            return None
+        now = self._tables[0].name if self._tables else table.name
+        read = _Read(table, chunk, (now, frozen_key(chunk.last)))
+        with self._noting:
+            self._on_the_way.append(read)
         return read
 
-    def _run(self) -> None:
+    def _meter(self, table: Table) -> Meter:
         settings = self._work.settings
-        table = self._tables[0]
-        try:
-            for table in self._tables:
-                after = self._start if table is self._tables[0] else None
-                first = min(FIRST_ROWS, max(1, settings.chunk_bytes // max(1, table.row_bytes)))
-                meter = self._meters.setdefault(
-                    table.name, Meter(settings.chunk_target_ms / 1000, settings.chunk_bytes, first)
-                )
-                while not self._stop.is_set():
-                    with timed() as clock, self._work.locking(self._work.src) as connection:
-                        chunk = self._work.rows.chunk(
-                            connection,
-                            table,
-                            self._work.move.userid,
-                            Range(after),
-                            meter.rows,
-                            lock=True,
-                        )
-                    if not chunk.rows:
-                        break
-                    wanted = meter.rows
-                    meter.took(len(chunk.rows), chunk.bytes, clock())
-                    self._ready.put(_Read(table, chunk))
-                    after = chunk.last
-                    if len(chunk.rows) < wanted:
-                        break
-            self._ready.put(None)
-        except BaseException as error:
-            self._ready.put(_Read(table, Chunk((), None, 0), error))
+        first = min(FIRST_ROWS, max(1, settings.chunk_bytes // max(1, table.row_bytes)))
+        return self._meters.setdefault(
+            table.name,
+            Meter(settings.chunk_target_ms / 1000, settings.chunk_bytes, first, LEAST_ROWS),
+        )
+
+    def _write(self, read: _Read) -> None:
+        """Write a chunk, and if it is a small one others after it, in one transaction."""
+        work, reads = self._work, [read]
+        for attempt in range(TRIES):
+            try:
+                with work.databases.write(work.dst) as connection:
+                    fences.importing(connection, work.move)
+                    for one in reads:
+                        work.rows.put(connection, one.table, one.chunk.rows)
+                    until = time.monotonic() + COMMIT_EVERY_S
+                    size = sum(one.chunk.bytes for one in reads)
+                    while size < COMMIT_BYTES and time.monotonic() < until:
+                        more = self._next(may_wait=False)
+                        if more is None:
+                            break
+                        reads.append(more)
+                        size += more.chunk.bytes
+                        work.rows.put(connection, more.table, more.chunk.rows)
+                break
+            except DatabaseBusy:  # the other lane has rows that are in the way of these
+                if attempt == TRIES - 1:
+                    raise
+        self._note(reads)
+
+    def _note(self, reads: list[_Read]) -> None:
+        """Chunks were written: the progress is up to the first one that was not yet."""
+        progress = self._work.progress
+        rows, size = sum(one.chunk.count for one in reads), sum(one.chunk.bytes for one in reads)
+        with self._noting:
+            for read in reads:
+                read.written = True
+            progress["rows"] += rows
+            progress["bytes"] += size
+            while self._on_the_way and self._on_the_way[0].written:
+                progress["table"], progress["after"] = self._on_the_way.popleft().then
+        ROWS.inc(rows)
+        BYTES.inc(size)

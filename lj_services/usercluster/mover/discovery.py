@@ -59,6 +59,8 @@ class Column:
     charset: str | None = None
     length: int | None = None
     """Bytes of a fixed-length binary."""
+    nullable: bool = True
+    """Whether it may be NULL, or nobody has asked."""
     generated: bool = False
     """The server computes it: it is compared, but not written."""
 

@@ -63,18 +63,24 @@ def literal_of(columns: Sequence[Column]) -> str:
     """The expression with which the server writes a row as an SQL literal."""
     parts = []
     for column in columns:
-        name = name_of(column.name)
-        if column.kind in _PLAIN:
-            parts.append(f"IFNULL({name}, 'NULL')")
-        elif column.kind in _FLOATS:
-            parts.append(f"IFNULL(CAST({name} AS DOUBLE), 'NULL')")
-        elif column.kind in _QUOTED:
-            parts.append(f"IFNULL(CONCAT('''', {name}, ''''), 'NULL')")
-        elif column.kind == "bit":
-            parts.append(f"IFNULL(CONCAT('b''', BIN({name} + 0), ''''), 'NULL')")
-        else:
-            parts.append(f"IFNULL(CONCAT('x''', HEX({name}), ''''), 'NULL')")
+        literal, name = _literal(column), name_of(column.name)
+        parts.append(f"IF({name} IS NULL, 'NULL', {literal})" if column.nullable else literal)
     return "CONCAT('(', " + ", ',', ".join(parts) + ", ')')"
+
+
+def _literal(column: Column) -> str:
+    """The expression with which the server writes a column that is not NULL."""
+    name = name_of(column.name)
+    if column.kind in _PLAIN:
+        return name
+    if column.kind in _FLOATS:
+        return f"CAST({name} AS DOUBLE)"
+    if column.kind in _QUOTED:
+        return f"CONCAT('''', {name}, '''')"
+    if column.kind == "bit":
+        return f"CONCAT('b''', BIN({name} + 0), '''')"
+    # Servers read this faster than a quoted text of half the length, and in any mode.
+    return f"CONCAT('x''', HEX({name}), '''')"
 
 
 def _value(column: Column, value: Any) -> str:

@@ -71,8 +71,11 @@ class Chunk:
     """Rows as an engine takes them again."""
 
     rows: Sequence[Any]
+    """For `Rows.put`: each by itself, or several together."""
+    count: int
+    """How many rows they are."""
     last: Key | None
-    """The highest key among them; None for no rows."""
+    """The key after which the next chunk begins; None: the span ends with this one."""
     bytes: int
 
 
@@ -108,12 +111,19 @@ class Rows(Protocol):
         *,
         lock: bool,
     ) -> Chunk:
-        """The first `limit` rows of a span in the order of their keys.
+        """The first rows of a span in the order of their keys.
 
         Args:
+            limit: about how many, of a range without an end; None: all.  Of very long rows
+                there may be fewer.
             lock: with a shared lock on each until the transaction ends; so also rows show
                 whose change is already in the binary log.
         """
+
+    def chunks(
+        self, connection: Connection, tables: Sequence[Table], userid: int
+    ) -> dict[str, Chunk]:
+        """All of a user's rows by table, with locks: for a user who has few."""
 
     def edge(
         self, connection: Connection, table: Table, userid: int, after: Key | None, rows: int

@@ -3,10 +3,11 @@
 A row is read as the text ``(17,x'4869',NULL)`` that the server composes, and that text goes
 into the destination's ``REPLACE ... VALUES`` as it is.  So no value is ever converted by a
 driver: zero dates, floats (as doubles, with every digit), bytes in any character set arrive as they
-were; Python handles one string per row, which is also what makes it fast.  A row's digest is
-the MD5 of the same text, so whatever would be sent differently also sums differently, and NULL
-can't be mistaken for a value.  A span's sum is how many rows there are and the exclusive or of
-each half of their digests.
+were.  The server also joins the rows of a chunk to one text (``GROUP_CONCAT``), so that Python
+handles one value and not thousands, which is what makes it fast; rows that are too long for that
+come one by one.  A row's digest is the MD5 of the same text, so whatever would be sent differently
+also sums differently, and NULL can't be mistaken for a value.  A span's sum is how many rows there
+are and the exclusive or of each half of their digests.
 
 Writing: ``REPLACE``, since a row may have to push out another one that holds its place in a
 unique index until that one's own change arrives; with a SQL mode that takes values as they are.
@@ -41,6 +42,8 @@ from lj_services.usercluster.mover.schema_server import read_print, read_schema
 
 _MODE: Final = "STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES"
 _STATEMENT_BYTES: Final = 1 << 20
+_TOGETHER_BYTES: Final = 3 << 20
+"""Of rows in one text, which goes into one statement: servers take 4 MB at least."""
 _ALL: Final = 18_446_744_073_709_551_615
 """A limit that keeps the server from merging a subquery and computing each digest three times."""
 
@@ -67,26 +70,46 @@ class ServerRows:
         lock: bool,
     ) -> Chunk:
         """See `Rows`."""
-        names = "".join(f", {name_of(column.name)}" for column in table.key)
-        rows: list[str] = []
-        last: Key | None = None
-        for where in conditions(table, userid, span):
-            found = connection.exec_driver_sql(
-                f"SELECT {literal_of(table.written)}{names} FROM {name_of(table.name)} "  # noqa: S608
-                f"WHERE {where}{order_by(table)}"
-                + (f" LIMIT {limit}" if limit is not None else "")
-                + (" LOCK IN SHARE MODE" if lock else "")
-            ).fetchall()
-            for row in found:
-                rows.append(text_of(row[0]))
-            if found:
-                last = key_of(table, found[-1][1:])
-        if any(row is None for row in rows):
-            raise MoveRefused(
-                f"table {table}: a row of userid {userid} is longer than the server puts together; "
-                "raise max_allowed_packet on both clusters"
-            )
-        return Chunk(rows, last, sum(map(len, rows)))
+        while True:
+            last = None
+            if limit is not None:
+                assert isinstance(span, Range)
+                last = self.edge(connection, table, userid, span.after, limit)
+                span = Range(span.after, last)
+            rows: list[bytes] = []
+            count = 0
+            for where in conditions(table, userid, span):
+                found = _together(connection, [(table, where)], lock)
+                if found is None:
+                    if limit is not None and limit > 1:
+                        limit = max(1, limit // 8)
+                        break
+                    found = [_one_by_one(connection, table, userid, where, lock)]
+                count += found[0][0]
+                rows += found[0][1]
+            else:
+                return Chunk(rows, count, last, sum(map(len, rows)))
+
+    def chunks(
+        self, connection: Connection, tables: Sequence[Table], userid: int
+    ) -> dict[str, Chunk]:
+        """See `Rows`."""
+        if not tables:
+            return {}
+        together = _together(
+            connection,
+            [(table, w) for table in tables for w in conditions(table, userid, EVERYTHING)],
+            lock=True,
+        )
+        if together is None:
+            return {
+                table.name: self.chunk(connection, table, userid, EVERYTHING, None, lock=True)
+                for table in tables
+            }
+        return {
+            table.name: Chunk(rows, count, None, sum(map(len, rows)))
+            for table, (count, rows) in zip(tables, together, strict=True)
+        }
 
     def edge(
         self, connection: Connection, table: Table, userid: int, after: Key | None, rows: int
@@ -116,7 +139,7 @@ class ServerRows:
             while end < len(rows) and (size == 0 or size + len(rows[end]) < _STATEMENT_BYTES):
                 size += len(rows[end])
                 end += 1
-            _run(connection, head + ",".join(rows[start:end]))
+            _run(connection, head.encode() + b",".join(rows[start:end]))
             start = end
 
     def erase(
@@ -213,7 +236,55 @@ def _sum_of(table: Table, userid: int, parts: Sequence[Any]) -> Sum:
     return Sum(rows, first, second)
 
 
-def _run(connection: Connection, statement: str) -> None:
+def _together(
+    connection: Connection, spans: Sequence[tuple[Table, str]], lock: bool
+) -> list[tuple[int, list[bytes]]] | None:
+    """Of each condition how many rows there are, and all of them as one text.
+
+    None: some would be too long.
+    """
+    locking = " LOCK IN SHARE MODE" if lock else ""
+    queries = [
+        f"SELECT {number}, COUNT(*), GROUP_CONCAT({literal_of(table.written)}) "  # noqa: S608
+        f"FROM {name_of(table.name)} WHERE {where}{locking}"
+        for number, (table, where) in enumerate(spans)
+    ]
+    query = queries[0] if len(queries) == 1 else " UNION ALL ".join(f"({q})" for q in queries)
+    if getattr(connection.dialect, "is_mariadb", False):
+        query = f"SET STATEMENT group_concat_max_len={_TOGETHER_BYTES} FOR {query}"
+    else:
+        hint = f"SELECT /*+ SET_VAR(group_concat_max_len={_TOGETHER_BYTES}) */ "
+        query = query.replace("SELECT ", hint, 1)
+    result = connection.exec_driver_sql(query)
+    cursor: Any = result.cursor
+    found = sorted(result.all())
+    if cursor.warning_count:  # something was cut off, or left out
+        return None
+    return [(int(count), [] if text is None else [_bytes_of(text)]) for _, count, text in found]
+
+
+def _one_by_one(
+    connection: Connection, table: Table, userid: int, where: str, lock: bool
+) -> tuple[int, list[bytes]]:
+    """The same with a text for each row."""
+    texts = connection.exec_driver_sql(
+        f"SELECT {literal_of(table.written)} FROM {name_of(table.name)} "  # noqa: S608
+        f"WHERE {where}{order_by(table)}{' LOCK IN SHARE MODE' if lock else ''}"
+    ).scalars()
+    rows = [None if text is None else _bytes_of(text) for text in texts]
+    if None in rows:
+        raise MoveRefused(
+            f"table {table}: a row of userid {userid} is longer than the server puts together; "
+            "raise max_allowed_packet on both clusters"
+        )
+    return len(rows), [row for row in rows if row is not None]
+
+
+def _bytes_of(text: Any) -> bytes:
+    return text.encode() if isinstance(text, str) else bytes(text)
+
+
+def _run(connection: Connection, statement: bytes) -> None:
     """A long statement without parameters, past everything that would look into its text."""
     driver: Any = connection.connection.dbapi_connection
-    driver.cmd_query(statement.encode())
+    driver.cmd_query(statement)

@@ -107,8 +107,18 @@ class SqliteRows:
             query = f"SELECT {names_of(names)} FROM {name_of(table.name)} WHERE {where}"  # noqa: S608
             query += _order(table) + (f" LIMIT {limit}" if limit is not None else "")
             rows += [tuple(row) for row in connection.exec_driver_sql(query, values)]
-        last = tuple(rows[-1][at] for at in key_at) if rows else None
-        return Chunk(rows, last, sum(_weight(row) for row in rows))
+        more = limit is not None and len(rows) >= limit
+        last = tuple(rows[-1][at] for at in key_at) if more else None
+        return Chunk(rows, len(rows), last, sum(_weight(row) for row in rows))
+
+    def chunks(
+        self, connection: Connection, tables: Sequence[Table], userid: int
+    ) -> dict[str, Chunk]:
+        """See `Rows`."""
+        return {
+            table.name: self.chunk(connection, table, userid, EVERYTHING, None, lock=True)
+            for table in tables
+        }
 
     def edge(
         self, connection: Connection, table: Table, userid: int, after: Key | None, rows: int

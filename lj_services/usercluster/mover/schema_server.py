@@ -48,6 +48,7 @@ def read_schema(connection: Connection, place: str) -> Schema:
                 unsigned="unsigned" in full.lower(),
                 charset=charset,
                 length=int(octets) if octets is not None else None,
+                nullable=nullable != "NO",
                 generated=bool(made),
             )
         )

@@ -244,10 +244,13 @@ class Meter:
         target_s: how long one may take, in seconds.
         most_bytes: how big one may be.
         rows: how many the first one has.
+        least: not fewer than so many for the sake of time: what these take is not theirs, but that
+            of a busy machine or of a long way.
     """
 
-    def __init__(self, target_s: float, most_bytes: int, rows: int = 200) -> None:
+    def __init__(self, target_s: float, most_bytes: int, rows: int = 200, least: int = 10) -> None:
         self.rows = rows
+        self._least = least
         self._target_s = target_s
         self._most_bytes = most_bytes
 
@@ -255,7 +258,7 @@ class Meter:
         """Learn from a chunk: how many rows and bytes it had, and how long it took."""
         if rows == 0:
             return
-        fit = rows * self._target_s / max(seconds, 1e-6)
+        fit = max(self._least, rows * self._target_s / max(seconds, 1e-6))
         if size:
             fit = min(fit, rows * self._most_bytes / size)
         # Double at most: one quick chunk says little about the next; shrink at once.

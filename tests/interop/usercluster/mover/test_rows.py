@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
-from lj_services.usercluster.mover import SchemaDiffers, Unclassified
+from lj_services.usercluster.mover import SchemaDiffers, Unclassified, rows_server
 from lj_services.usercluster.mover.discovery import Table, compare, staying, stays
-from lj_services.usercluster.mover.rows import EVERYTHING, Keys, Range
+from lj_services.usercluster.mover.rows import EVERYTHING, Key, Keys, Range
 from lj_services.usercluster.mover.rows_server import ServerRows
 from tests.support import moving
 from tests.support.databases import TestSite
@@ -81,7 +82,8 @@ def test_every_type_arrives_as_it_was(one: moving.Fixture) -> None:
         ROWS.put(connection, every, chunk.rows)
         ROWS.put(connection, every, chunk.rows)  # again: no harm
         assert ROWS.sum(connection, every, 7, EVERYTHING) == here
-    assert here.count == len(chunk.rows) == 3
+    assert here.count == chunk.count == 3
+    assert len(chunk.rows) == 1, "they come as one text"
     assert dumped(one, "cluster2") == dumped(one, "cluster1")
 
 
@@ -116,20 +118,80 @@ def test_chunks_walk_the_whole_key(one: moving.Fixture) -> None:
     every = table(one)
     with one.databases.write("cluster1") as connection:
         whole = ROWS.chunk(connection, every, 7, EVERYTHING, None, lock=False)
-        walked, after = [], None
-        while chunk := ROWS.chunk(connection, every, 7, Range(after), 1, lock=False):
-            if not chunk.rows:
-                break
-            walked += chunk.rows
-            after = chunk.last
+        walked, counts = walk(connection, every, 1)
         edge = ROWS.edge(connection, every, 7, None, 2)
         low = ROWS.sum(connection, every, 7, Range(None, edge))
         high = ROWS.sum(connection, every, 7, Range(edge))
         whole_sum = ROWS.sum(connection, every, 7, EVERYTHING)
-    assert walked == list(whole.rows)
+    assert walked == b",".join(whole.rows)
+    assert counts == [1, 1, 1, 0]
     assert edge == (1, "NULL", b"\xff\xff\xff\xff")
     assert (low.count, high.count) == (2, 1)
     assert (low.first ^ high.first, low.second ^ high.second) == (whole_sum.first, whole_sum.second)
+
+
+def walk(connection: Connection, table: Table, rows: int) -> tuple[bytes, list[int]]:
+    """All of a user's rows in chunks of so many, as they are put, and how many each had."""
+    parts: list[bytes] = []
+    counts = []
+    after: Key | None = None
+    while True:
+        chunk = ROWS.chunk(connection, table, 7, Range(after), rows, lock=True)
+        parts += chunk.rows
+        counts.append(chunk.count)
+        after = chunk.last
+        if after is None:
+            return b",".join(parts), counts
+
+
+def test_long_rows_come_in_smaller_chunks_or_one_by_one(
+    one: moving.Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = table(one)
+    with one.databases.write("cluster1") as connection:
+        whole = ROWS.chunk(connection, every, 7, EVERYTHING, None, lock=True)
+        longest = max(map(len, whole.rows[0].split(b"),(")))
+        for together in (longest + 100, 100):
+            monkeypatch.setattr(rows_server, "_TOGETHER_BYTES", together)
+            single = ROWS.chunk(connection, every, 7, EVERYTHING, None, lock=True)
+            assert (len(single.rows), single.count) == (3, 3)
+            assert b",".join(single.rows) == whole.rows[0]
+            walked, counts = walk(connection, every, 3)
+            assert walked == whole.rows[0]
+            assert sum(counts) == 3
+            assert max(counts) < 3
+
+
+def test_a_chunk_waits_for_the_writers_of_its_rows(one: moving.Fixture) -> None:
+    every = table(one)
+    with moving.undone(one.databases, "cluster1") as writer:
+        writer.exec_driver_sql("UPDATE every SET tiny = 5 WHERE userid = 7 AND id = 1")
+        with moving.undone(one.databases, "cluster1") as connection:
+            connection.execute(text("SET SESSION innodb_lock_wait_timeout = 0"))
+            unlocked = ROWS.chunk(connection, every, 7, Range(), 3, lock=False)
+            assert (unlocked.count, b",5," in unlocked.rows[0]) == (3, False)
+            with pytest.raises(DBAPIError, match="Lock wait timeout"):
+                ROWS.chunk(connection, every, 7, Range(), 3, lock=True)
+            connection.execute(text("SET SESSION innodb_lock_wait_timeout = DEFAULT"))
+
+
+def test_backslashes_arrive_whatever_the_mode_of_the_server(one: moving.Fixture) -> None:
+    every = table(one)
+    server = one.databases.writer("cluster2")
+    set_mode = text("SET GLOBAL sql_mode = :mode")
+    with one.databases.write("cluster1") as connection:
+        connection.exec_driver_sql("UPDATE every SET long_text = _utf8mb4 x'615C62275C5C00'")
+        chunk = ROWS.chunk(connection, every, 7, EVERYTHING, None, lock=True)
+        mode = connection.scalar(text("SELECT @@GLOBAL.sql_mode"))
+        connection.execute(set_mode, {"mode": f"{mode},NO_BACKSLASH_ESCAPES"})
+        server.close()  # from now on its connections begin with that mode
+        try:
+            with one.databases.write("cluster2") as destination:
+                ROWS.put(destination, every, chunk.rows)
+        finally:
+            connection.execute(set_mode, {"mode": mode})
+            server.close()
+    assert dumped(one, "cluster2") == dumped(one, "cluster1")
 
 
 def test_beginnings_of_keys(one: moving.Fixture) -> None:
@@ -144,7 +206,7 @@ def test_beginnings_of_keys(one: moving.Fixture) -> None:
         ):
             span = Keys(tuple(prefixes))
             assert ROWS.sum(connection, every, 7, span).count == count
-            assert len(ROWS.chunk(connection, every, 7, span, None, lock=True).rows) == count
+            assert ROWS.chunk(connection, every, 7, span, None, lock=True).count == count
         assert ROWS.erase(connection, every, 7, Keys(((1, "NULL"),)), None) == 1
         assert ROWS.erase(connection, every, 7, EVERYTHING, 1) == 1
         assert ROWS.erase(connection, every, 7, EVERYTHING, 10) == 1

@@ -42,6 +42,11 @@ def test_chunks_grow_and_shrink_towards_the_target() -> None:
     assert meter.rows == 10  # bytes count too, but some rows always go
     meter.took(0, 0, 0.0)
     assert meter.rows == 10
+    meter = Meter(0.025, 1 << 20, rows=800, least=500)
+    meter.took(800, 1000, 1.0)
+    assert meter.rows == 500  # it is the machine that is slow
+    meter.took(500, 5 << 20, 1.0)
+    assert meter.rows == 100
 
 
 @given(st.lists(st.integers(0, 2**64) | st.text(max_size=5) | st.binary(max_size=5), max_size=4))
