@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pymysql.constants import FIELD_TYPE
 from pymysqlreplication.event import QueryEvent
 from pymysqlreplication.row_event import RowsEvent
 from sqlalchemy import Connection, text
@@ -92,6 +93,20 @@ def images_of(event: RowsEvent) -> list[list[list[Any]]]:
         ]
         images.append([before, after])
     return images
+
+
+def first_number(event: RowsEvent) -> int | None:
+    """The first column of an event's first row, for little: nothing is decoded.
+
+    None: it is not an INT that is there.
+    """
+    present = event.columns_present_bitmap
+    if event.columns[0].type != FIELD_TYPE.LONG or not present[0] & 1:
+        return None
+    nulls = (sum(byte.bit_count() for byte in present) + 7) // 8
+    head = event.packet.read(nulls + 4)
+    event.packet.unread(head)
+    return None if head[0] & 1 else int.from_bytes(head[nulls:], "little")
 
 
 def unsigned(value: Any) -> int:

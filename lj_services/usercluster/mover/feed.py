@@ -25,6 +25,10 @@ they all come by.  A transaction counts once, when its end comes by for the firs
 often it is read; one that was committed before the reading began does not count.  What becomes of
 the counts: `rates`.
 
+*Decoding takes most of the time*, so what nobody needs is not decoded: the markers of others, and,
+while nobody has subscribed, the rows of users who are arriving or have left.  Those are the mover's
+own: the copy of a whole user comes by in the log of the cluster that it goes to.
+
 What a user's subscription holds: `subscription`.  What the log must be like: `binlog`.
 """
 
@@ -48,10 +52,19 @@ from pymysqlreplication.row_event import (
 )
 
 from lj_services.database.engines import Server
-from lj_services.usercluster.mover.binlog import Place, ends, images_of, login_of, unsigned
+from lj_services.usercluster.mover.binlog import (
+    Place,
+    ends,
+    first_number,
+    images_of,
+    login_of,
+    unsigned,
+)
 from lj_services.usercluster.mover.discovery import Schema
 from lj_services.usercluster.mover.errors import FeedLost, SchemaDiffers
+from lj_services.usercluster.mover.literals import text_of
 from lj_services.usercluster.mover.subscription import Decoder, Subscription
+from lj_services.usercluster.tables import IMPORTING, MOVED, user_home
 
 logging.getLogger("pymysqlreplication").setLevel(logging.ERROR)
 
@@ -91,6 +104,8 @@ class Feed:
         self._counted_to = (0, 0)
         self._watched_s = 0.0
         self._watched_since = 0.0
+        self._elsewhere: set[int] = set()
+        """Users whose fence says that they do not live here; known only while nobody listens."""
 
     def subscribe(
         self,
@@ -150,6 +165,7 @@ class Feed:
                 self._decoders[table.name] = Decoder(table)
         self._subscriptions[userid].append(subscription)
         self._lonely_since = None
+        self._elsewhere.clear()
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
@@ -266,6 +282,7 @@ class Feed:
             resume_stream=True,
             blocking=True,
             only_schemas=[self._schema],
+            freeze_schema=True,  # a number is one form of one table: it is read once in a file
             only_events=[
                 WriteRowsEvent,
                 UpdateRowsEvent,
@@ -319,6 +336,8 @@ class Feed:
 
     def _rows(self, event: RowsEvent) -> None:
         if event.table == MARKER:
+            if first_number(event) not in self._subscriptions:
+                return
             for images in images_of(event):
                 values = images[-1]
                 for subscription in self._subscriptions.get(unsigned(values[0]), ()):
@@ -326,8 +345,13 @@ class Feed:
                         subscription.saw_marker(unsigned(values[3]))
             self.changed.notify_all()
             return
+        if event.table == user_home.name and not self._subscriptions:
+            self._fenced(event)
+            return
         decoder = self._decoders.get(event.table)
         if decoder is None:
+            return
+        if self._elsewhere and decoder.userid_at == 0 and first_number(event) in self._elsewhere:
             return
         if event.number_of_columns != decoder.columns:
             self._schema_changed(event.table)
@@ -337,6 +361,15 @@ class Feed:
                 self._open[userid] += 1
                 for subscription in self._subscriptions.get(userid, ()):
                     subscription.saw(event.table, images)
+
+    def _fenced(self, event: RowsEvent) -> None:
+        """A fence has changed: note whose rows are the mover's from now on."""
+        for images in images_of(event):
+            userid, state = unsigned(images[-1][0]), text_of(images[-1][1])
+            if state in (IMPORTING, MOVED) and not isinstance(event, DeleteRowsEvent):
+                self._elsewhere.add(userid)
+            else:
+                self._elsewhere.discard(userid)
 
     def _schema_changed(self, table: str) -> None:
         for those in self._subscriptions.values():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, text
 
 from lj_services.database import migrate
 from lj_services.usercluster import UserSettings
@@ -197,3 +198,31 @@ def test_workers_record_by_themselves(one: moving.Fixture, monkeypatch: pytest.M
     finally:
         stop.set()
         thread.join(30)
+
+
+def test_the_movers_own_rows_are_passed_over_while_nobody_listens(one: moving.Fixture) -> None:
+    """A feed that lingers is not slowed down by a copy to its cluster, and does not count it."""
+    feed = Feed(one.databases.writer("cluster1"), linger_s=60)
+    start = place(one)
+    watch(one, feed, start)
+    seen: Counter[int] = Counter()
+
+    def counted(userid: int) -> int:
+        seen.update(feed.take_writes()[0])
+        return seen[userid]
+
+    giant = 2_000_000_000
+    for turn, state in enumerate(("importing", "moved", "active")):
+        with one.databases.write("cluster1") as connection:
+            fence = {"state": state, "epoch": turn + 1, "readonly": False}
+            query = f"REPLACE INTO user_home SET userid = {giant}, state = :state, epoch = :epoch"
+            connection.execute(text(query), fence)
+            rows = [
+                {"userid": giant, "noteid": 10 * turn + number, "version": 0, "body": ""}
+                for number in range(3)
+            ]
+            connection.execute(insert(note), rows)
+        post(one, one.carl, turn)
+        wait_for(lambda: counted(one.carl) == turn + 1, "the write that came after")  # noqa: B023
+        assert counted(giant) == (3 if state == "active" else 0)
+    feed.close()
