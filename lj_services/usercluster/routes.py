@@ -174,6 +174,15 @@ class Routes:
         self.remember(fresh)
         return fresh
 
+    def correct(self, userid: int) -> None:
+        """See to it that the cache has a user's row as it is in `global` now.
+
+        Raises:
+            UnknownUser: there is none.
+        """
+        if self._cache is not None:
+            self.reload(userid)
+
     def remember(self, fresh: User) -> None:
         """Put a row that was read from `global` into the cache, unless a newer one is there.
 

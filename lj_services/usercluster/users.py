@@ -58,6 +58,7 @@ class Users:
         self.get = self._routes.get
         self.get_many = self._routes.get_many
         self.reload = self._routes.reload
+        self.correct = self._routes.correct
 
     def create(
         self,

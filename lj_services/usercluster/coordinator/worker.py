@@ -288,7 +288,9 @@ class CoordinatedWorker:
             log.info("%s: %s", done, done.state)
         finally:
             with self._lock:
-                del self._running[move.move_id]
+                # A claim that was lost may have come back here as another one of the same move.
+                if self._running.get(move.move_id) is running:
+                    del self._running[move.move_id]
             self._tell("finish", move=move.move_id)
             self._place_free.set()
 

@@ -106,7 +106,7 @@ def cut_over(work: Work, users: Users, follower: Follower | None) -> Pause:
     ended = time.monotonic()
     PHASES.labels(SWITCHED).inc()
     PAUSE.labels("switched").observe(ended - began)
-    users.reload(work.move.userid)
+    users.correct(work.move.userid)
     return Pause(
         (ended - began) * 1000,
         (locked - began) * 1000,
@@ -196,7 +196,7 @@ def finish(work: Work, users: Users) -> None:
     """What follows the commit point: tombstone and caches; more than once does no harm."""
     assert work.move.state == SWITCHED
     bury(work)
-    users.reload(work.move.userid)
+    users.correct(work.move.userid)
 
 
 def bury(work: Work) -> None:

@@ -20,6 +20,7 @@ binary log has commits in order: when the feed shows that ``n``, it has shown ev
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, insert, select, text, update
@@ -49,6 +50,13 @@ def stake(databases: Databases, role: str, move: Move) -> None:
         ClaimLost: a newer one of this move is there.
     """
     mine = (move.move_id, move.claim)
+    first = insert(move_marker).values(
+        userid=move.userid, move_id=move.move_id, claim=move.claim, n=0
+    )
+    if move.claim == 1:  # as a rule nobody has been here before
+        with suppress(IntegrityError), databases.write(role) as connection:
+            connection.execute(first)
+            return
     while True:
         try:
             with databases.write(role) as connection:
@@ -58,11 +66,7 @@ def stake(databases: Databases, role: str, move: Move) -> None:
                     .with_for_update()
                 ).first()
                 if row is None:
-                    connection.execute(
-                        insert(move_marker).values(
-                            userid=move.userid, move_id=move.move_id, claim=move.claim, n=0
-                        )
-                    )
+                    connection.execute(first)
                 elif int(row.move_id) > move.move_id:
                     raise Superseded(f"{move}: {role} belongs to the newer move {row.move_id}")
                 elif (int(row.move_id), int(row.claim)) > mine:

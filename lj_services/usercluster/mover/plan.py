@@ -64,13 +64,11 @@ def look(
         DatabaseError: a side can't be reached.
     """
     known = known or Known(databases)
-    here, there = cluster_role(src), cluster_role(dst)
+    here = cluster_role(src)
+    seen, other = known.lately(src), known.lately(dst).schema
+    schema = seen.schema
     with databases.read(here, definitive=True) as connection:
-        seen = known.look(connection, src)
-        schema = seen.schema
         counts = rows_of(databases, here).counts(connection, schema.tables, userid)
-    with databases.read(there, definitive=True) as connection:
-        other = known.look(connection, dst).schema
     compare((f"cluster {src}", schema), (f"cluster {dst}", other))
     size = sum(counts[table.name] * table.row_bytes for table in schema.tables)
     free = known.free(dst)

@@ -87,7 +87,7 @@ class Records:
         with self._databases.read("global", definitive=True) as connection:
             return int(connection.scalar(select(now_ms())) or 0)
 
-    def due(self, limit: int = 20) -> builtins.list[Move]:
+    def due(self, limit: int = 200) -> builtins.list[Move]:
         """Moves that wait for a worker now: by priority, the oldest first."""
         query = (
             select(*_COLUMNS)
