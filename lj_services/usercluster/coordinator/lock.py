@@ -106,8 +106,13 @@ class Lock:
                 connection.execute(select(mover_coordinator.c.term).where(which)).scalar_one()
             )
 
-    def check(self, connection: Connection) -> None:
+    def check(self, connection: Connection, *, changes: bool = False) -> None:
         """Inside a transaction on ``global``: is this still the one that rules?
+
+        Args:
+            connection: the transaction.
+            changes: it is going to write the lock's row, for which others are kept out at once: two
+                who had read it would wait for each other.
 
         Raises:
             AnotherRules: it is not; the transaction must end.
@@ -115,7 +120,7 @@ class Lock:
         term = connection.execute(
             select(mover_coordinator.c.term)
             .where(mover_coordinator.c.id == ROW)
-            .with_for_update(read=True)
+            .with_for_update(read=not changes)
         ).scalar()
         if term != self.term:
             raise AnotherRules(f"term {self.term} is over: another coordinator has term {term}")
@@ -130,7 +135,7 @@ class Lock:
         if not self.held:
             raise DatabaseUnreachable("the lock is lost")
         with self._databases.write("global") as connection:
-            self.check(connection)
+            self.check(connection, changes=True)
             connection.execute(
                 update(mover_coordinator)
                 .where(mover_coordinator.c.id == ROW)
