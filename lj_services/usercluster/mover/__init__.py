@@ -17,7 +17,8 @@ Where things are, along the way of one move::
     numbers.py        numberspaces carried over
     purge.py          the source's rows after the grace time; or the destination, given up
     feed.py         the source's binary log as dirty keys; binlog.py what such a log is,
-                    subscription.py what one user has of it, feeds.py those of a worker
+                    stream.py its events, subscription.py what one user has of it, feeds.py those
+                    of a worker
     noting.py       the same on SQLite: triggers, for as long as the move lasts
     rates.py        what feeds count by the way: how much each user writes, for balancing
 

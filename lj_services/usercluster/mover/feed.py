@@ -17,15 +17,16 @@ order keys are worked off: each one only says "look here again".
   of the server.  All numbers are forgotten at the beginning of each file of the log.
 - *A position* is a place between two transactions.  Breaks (a lost connection, a restarted server)
   are mended by reading again from the last position; so is a move that another worker takes up.
-  Reading twice is harmless.  The library's own reconnection is not used, since it goes on in the
-  middle of a transaction, where the descriptions of tables are missing.
+  Reading twice is harmless.  The library's own reconnection is not used (`stream`), since it goes
+  on in the middle of a transaction, where the descriptions of tables are missing.
 
 *Writes are counted by the way*: row changes of every user of the cluster, subscribed or not, since
 they all come by.  A transaction counts once, when its end comes by for the first time, however
 often it is read; one that was committed before the reading began does not count.  What becomes of
 the counts: `rates`.
 
-*Decoding takes most of the time*, so what nobody needs is not decoded: the markers of others, and,
+*Decoding takes most of the time*, so what nobody needs is not decoded: what is not of this database
+(`stream`), the markers of others, and,
 while nobody has subscribed, the rows of users who are arriving or have left.  Those are the mover's
 own: the copy of a whole user comes by in the log of the cluster that it goes to.
 
@@ -35,21 +36,13 @@ What a user's subscription holds: `subscription`.  What the log must be like: `b
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections import Counter, defaultdict
-from typing import Any
 
 import pymysql
-from pymysqlreplication import BinLogStreamReader
-from pymysqlreplication.event import HeartbeatLogEvent, QueryEvent, RotateEvent, XidEvent
-from pymysqlreplication.row_event import (
-    DeleteRowsEvent,
-    RowsEvent,
-    UpdateRowsEvent,
-    WriteRowsEvent,
-)
+from pymysqlreplication.event import HeartbeatLogEvent, RotateEvent, XidEvent
+from pymysqlreplication.row_event import DeleteRowsEvent, RowsEvent
 
 from lj_services.database.engines import Server
 from lj_services.usercluster.mover.binlog import (
@@ -57,20 +50,18 @@ from lj_services.usercluster.mover.binlog import (
     ends,
     first_number,
     images_of,
-    login_of,
     unsigned,
 )
 from lj_services.usercluster.mover.discovery import Schema
 from lj_services.usercluster.mover.errors import FeedLost, SchemaDiffers
 from lj_services.usercluster.mover.literals import text_of
+from lj_services.usercluster.mover.stream import LOG_IS_GONE, Stream
 from lj_services.usercluster.mover.subscription import Decoder, Subscription
 from lj_services.usercluster.tables import IMPORTING, MOVED, user_home
 
 logging.getLogger("pymysqlreplication").setLevel(logging.ERROR)
 
 MARKER = "move_marker"
-LOG_IS_GONE = 1236
-HEARTBEAT_S = 1.0
 MEND_FOR_S = 20.0
 """How long a broken connection is tried again before the moves are told."""
 
@@ -89,7 +80,6 @@ class Feed:
         self._server = server
         self._linger_s = linger_s
         self._lonely_since: float | None = None
-        self._schema = str(server.url.database)
         self._subscriptions: dict[int, list[Subscription]] = defaultdict(list)
         self._decoders: dict[str, Decoder] = {}
         self._schema_seen: Schema | None = None
@@ -257,51 +247,10 @@ class Feed:
             place = self._place
             self._open.clear()
         assert place is not None
-        connections = 0
-
-        def connect(**settings: Any) -> Any:
-            nonlocal connections
-            connections += 1
-            if connections > 2:  # the stream and its companion; a third is a reconnection
-                raise FeedLost("the connection broke")
-            if "db" in settings:
-                settings["database"] = settings.pop("db")
-            connection = pymysql.connect(**settings)
-            with connection.cursor(pymysql.cursors.Cursor) as cursor:
-                cursor.execute("SELECT @@server_id")
-                row = cursor.fetchone()
-                if row is None or int(row[0]) != place.server_id:
-                    raise pymysql.OperationalError(LOG_IS_GONE, "it is another server's now")
-            return connection
-
-        reader = BinLogStreamReader(
-            connection_settings=login_of(self._server.login),
-            server_id=random.randint(1 << 30, (1 << 32) - 1),  # noqa: S311  only to differ
-            log_file=place.file,
-            log_pos=place.pos,
-            resume_stream=True,
-            blocking=True,
-            only_schemas=[self._schema],
-            freeze_schema=True,  # a number is one form of one table: it is read once in a file
-            only_events=[
-                WriteRowsEvent,
-                UpdateRowsEvent,
-                DeleteRowsEvent,
-                XidEvent,
-                QueryEvent,
-                RotateEvent,
-                HeartbeatLogEvent,
-            ],
-            slave_heartbeat=HEARTBEAT_S,
-            ignore_decode_errors=True,
-            enable_logging=False,
-            pymysql_wrapper=connect,
-        )
+        stream = Stream(self._server, place)
         try:
             while True:
-                event = reader.fetchone()
-                if event is None:
-                    raise FeedLost("the server ended the stream")
+                event = stream.next()
                 self._heard = time.monotonic()
                 # Heartbeats come while there is nothing else; events say when they were written.
                 at_end = isinstance(event, HeartbeatLogEvent) or not event.timestamp
@@ -315,14 +264,10 @@ class Feed:
                     if isinstance(event, RowsEvent):
                         self._rows(event)
                         continue
-                    if isinstance(event, RotateEvent):
-                        # A server that crashed starts a new file, and numbers its tables anew;
-                        # the library forgets the old numbers only after an orderly rotation.
-                        reader.table_map = {}
                     if isinstance(event, XidEvent | RotateEvent) or ends(event):
-                        self._reach(Place(place.server_id, reader.log_file, reader.log_pos))
+                        self._reach(stream.place)
         finally:
-            reader.close()
+            stream.close()
 
     def _reach(self, place: Place) -> None:
         self._place = place
