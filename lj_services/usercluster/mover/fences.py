@@ -23,7 +23,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, insert, select, text, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from lj_services.database import Databases
@@ -40,6 +40,53 @@ from lj_services.usercluster.mover.tables import move_marker
 from lj_services.usercluster.tables import ACTIVE, FROZEN, IMPORTING, MOVED, user_home
 
 _NOT_IN_TIME = {1205, 1969, 3572}
+
+# Built once: every small user pays for these.
+_MARKER = (
+    select(move_marker.c.move_id, move_marker.c.claim)
+    .where(move_marker.c.userid == bindparam("whom"))
+    .with_for_update(read=True)
+)
+_IMPORTING = (
+    select(move_marker.c.move_id, move_marker.c.claim, user_home.c.state, user_home.c.epoch)
+    .join(user_home, user_home.c.userid == move_marker.c.userid)
+    .where(move_marker.c.userid == bindparam("whom"), user_home.c.move_id == bindparam("move"))
+    .with_for_update(read=True)
+)
+_COUNT_UP = (
+    update(move_marker)
+    .where(
+        move_marker.c.userid == bindparam("whom"),
+        move_marker.c.move_id == bindparam("move"),
+        move_marker.c.claim == bindparam("newest"),
+    )
+    .values(n=move_marker.c.n + 1)
+)
+_HOME_AND_MARKER = (
+    select(
+        move_marker.c.n,
+        user_home.c.state,
+        user_home.c.epoch,
+        user_home.c.readonly,
+        user_home.c.schema_ver,
+    )
+    .outerjoin(user_home, user_home.c.userid == move_marker.c.userid)
+    .where(move_marker.c.userid == bindparam("whom"))
+)
+_ACTIVATE = (
+    update(user_home)
+    .where(user_home.c.userid == bindparam("whom"), user_home.c.state == IMPORTING)
+    .values(state=ACTIVE, readonly=bindparam("frozen_readonly"), schema_ver=bindparam("version"))
+)
+_BURY = (
+    update(user_home)
+    .where(
+        user_home.c.userid == bindparam("whom"),
+        user_home.c.state.in_((FROZEN, ACTIVE)),
+        user_home.c.epoch == bindparam("left"),
+    )
+    .values(state=MOVED)
+)
 
 
 def stake(databases: Databases, role: str, move: Move) -> None:
@@ -88,11 +135,7 @@ def guard(connection: Connection, move: Move) -> None:
     Raises:
         ClaimLost: it is not.
     """
-    row = connection.execute(
-        select(move_marker.c.move_id, move_marker.c.claim)
-        .where(move_marker.c.userid == move.userid)
-        .with_for_update(read=True)
-    ).first()
+    row = connection.execute(_MARKER, {"whom": move.userid}).first()
     if row is None or (int(row.move_id), int(row.claim)) != (move.move_id, move.claim):
         raise ClaimLost(f"{move} was taken over by another worker")
 
@@ -105,16 +148,8 @@ def raise_marker(connection: Connection, move: Move) -> int:
 
 
 def _count_up(connection: Connection, move: Move) -> None:
-    changed = connection.execute(
-        update(move_marker)
-        .where(
-            move_marker.c.userid == move.userid,
-            move_marker.c.move_id == move.move_id,
-            move_marker.c.claim == move.claim,
-        )
-        .values(n=move_marker.c.n + 1)
-    ).rowcount
-    if not changed:
+    mine = {"whom": move.userid, "move": move.move_id, "newest": move.claim}
+    if not connection.execute(_COUNT_UP, mine).rowcount:
         raise ClaimLost(f"{move} was taken over by another worker")
 
 
@@ -172,15 +207,7 @@ def importing(connection: Connection, move: Move) -> None:
     Raises:
         ClaimLost: it may not (any more).
     """
-    row = connection.execute(
-        select(move_marker.c.move_id, move_marker.c.claim, user_home.c.state, user_home.c.epoch)
-        .join(user_home, user_home.c.userid == move_marker.c.userid)
-        .where(
-            move_marker.c.userid == move.userid,
-            user_home.c.move_id == move.move_id,
-        )
-        .with_for_update(read=True)
-    ).first()
+    row = connection.execute(_IMPORTING, {"whom": move.userid, "move": move.move_id}).first()
     wanted = (move.move_id, move.claim, IMPORTING, move.home_epoch + 1)
     if row is None or (int(row[0]), int(row[1]), row[2], int(row[3])) != wanted:
         raise ClaimLost(f"{move}: the destination is not (or no longer) open for this worker")
@@ -196,9 +223,7 @@ def activate(connection: Connection, move: Move, readonly: bool, schema_ver: int
         schema_ver: likewise; the rows that were copied are in it.
     """
     connection.execute(
-        update(user_home)
-        .where(user_home.c.userid == move.userid, user_home.c.state == IMPORTING)
-        .values(state=ACTIVE, readonly=readonly, schema_ver=schema_ver)
+        _ACTIVATE, {"whom": move.userid, "frozen_readonly": readonly, "version": schema_ver}
     )
 
 
@@ -280,17 +305,7 @@ def freeze(connection: Connection, move: Move, wait_ms: int) -> Frozen:
         if error_number(error) in _NOT_IN_TIME:
             raise NotQuick(f"a writer kept the user locked for over {wait_ms} ms") from None
         raise
-    row = connection.execute(
-        select(
-            move_marker.c.n,
-            user_home.c.state,
-            user_home.c.epoch,
-            user_home.c.readonly,
-            user_home.c.schema_ver,
-        )
-        .outerjoin(user_home, user_home.c.userid == move_marker.c.userid)
-        .where(move_marker.c.userid == move.userid)
-    ).one()
+    row = connection.execute(_HOME_AND_MARKER, {"whom": move.userid}).one()
     if not changed:
         raise Contradiction(
             f"{move}: cluster {move.src} has the user {row.state or 'not'} with epoch "
@@ -320,15 +335,7 @@ def thaw(connection: Connection, move: Move) -> bool:
 def bury(connection: Connection, move: Move) -> None:
     """Leave the tombstone on the source, past the commit point; more than once does no harm."""
     guard(connection, move)
-    connection.execute(
-        update(user_home)
-        .where(
-            user_home.c.userid == move.userid,
-            user_home.c.state.in_((FROZEN, ACTIVE)),
-            user_home.c.epoch == move.home_epoch,
-        )
-        .values(state=MOVED)
-    )
+    connection.execute(_BURY, {"whom": move.userid, "left": move.home_epoch})
 
 
 def buried(connection: Connection, move: Move) -> bool:

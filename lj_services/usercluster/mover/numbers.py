@@ -9,7 +9,7 @@ lost or restored from an older copy arrives with a good one.
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from lj_services.usercluster import numberspaces
 from lj_services.usercluster.mover.discovery import Schema, Table
@@ -17,6 +17,10 @@ from lj_services.usercluster.mover.rows import EVERYTHING, Rows, Span
 from lj_services.usercluster.tables import usercounter
 
 Ceilings = dict[str, int]
+
+_COUNTERS = select(usercounter.c.area, usercounter.c.max).where(
+    usercounter.c.userid == bindparam("whom")
+)
 
 
 def look(
@@ -47,12 +51,7 @@ def raise_counters(connection: Connection, userid: int, ceilings: Ceilings) -> d
     wanted = {space: top for space, top in ceilings.items() if top > 0}
     if not wanted:
         return {}
-    have = {
-        area: int(top)
-        for area, top in connection.execute(
-            select(usercounter.c.area, usercounter.c.max).where(usercounter.c.userid == userid)
-        )
-    }
+    have = {area: int(top) for area, top in connection.execute(_COUNTERS, {"whom": userid})}
     raised = {space: top for space, top in wanted.items() if have.get(space, 0) < top}
     for space, top in raised.items():
         if space in have:

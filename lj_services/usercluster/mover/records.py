@@ -6,7 +6,7 @@ import builtins
 import json
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, bindparam, insert, select
 
 from lj_services.database import Databases
 from lj_services.usercluster.mover.errors import UnknownMove
@@ -17,6 +17,18 @@ from lj_services.usercluster.tables import LIVE, user
 LONGEST_MESSAGE = 1000
 
 _COLUMNS = tuple(column for column in user_move.c if column.name != "active_userid")
+
+# Built once: every small user pays for these.
+_BY_NUMBER = select(*_COLUMNS).where(user_move.c.move_id == bindparam("number"))
+_HOME = select(user.c.clusterid, user.c.epoch).where(
+    user.c.userid == bindparam("whom"), user.c.state == LIVE
+)
+_STEP = insert(user_move_event).values(
+    move_id=bindparam("move_id"),
+    at=now_ms() - bindparam("ago_ms"),
+    state=bindparam("state"),
+    message=bindparam("message"),
+)
 
 
 def _move(row: Any) -> Move:
@@ -102,16 +114,12 @@ class Records:
     def home(self, userid: int) -> tuple[int, int] | None:
         """Where the user lives by `global`'s writer: (cluster, epoch); None: no such user."""
         with self._databases.read("global", definitive=True) as connection:
-            row = connection.execute(
-                select(user.c.clusterid, user.c.epoch).where(
-                    user.c.userid == userid, user.c.state == LIVE
-                )
-            ).first()
+            row = connection.execute(_HOME, {"whom": userid}).first()
         return None if row is None else (int(row.clusterid), int(row.epoch))
 
     def _read(self, connection: Connection, move_id: int, *, lock: bool = False) -> Move:
-        query = select(*_COLUMNS).where(user_move.c.move_id == move_id)
-        row = connection.execute(query.with_for_update() if lock else query).first()
+        query = _BY_NUMBER.with_for_update() if lock else _BY_NUMBER
+        row = connection.execute(query, {"number": move_id}).first()
         if row is None:
             raise UnknownMove(f"there is no move {move_id}")
         return _move(row)
@@ -120,10 +128,10 @@ class Records:
         values = [
             {
                 "move_id": move_id,
-                "at": now_ms() - round(step.ago_s * 1000),
+                "ago_ms": round(step.ago_s * 1000),
                 "state": step.state,
                 "message": step.message[:LONGEST_MESSAGE],
             }
             for step in steps
         ]
-        connection.execute(insert(user_move_event).values(values))
+        connection.execute(_STEP, values)  # the driver makes one statement of them
