@@ -14,7 +14,8 @@ were written after it are written again.
 Before the first chunk the destination is wiped of this user: a move that was given up, or an
 earlier home whose grace time is not over, may have left rows.
 
-A user with few rows goes at once: wiped, copied and summed on both sides in one transaction each.
+A user with few rows goes at once: copied and summed on both sides in one transaction each.  Only if
+the sums differ the destination is wiped first, and all that is done again.
 """
 
 from __future__ import annotations
@@ -95,10 +96,9 @@ def at_once(work: Work, source: Connection) -> bool:
     """
     with work.databases.write(work.dst) as destination:
         fences.begin_import(destination, work.move)
-        left = work.rows.counts(destination, work.found.tables, work.move.userid)
-        if not any(left.values()):
-            return _all_rows(work, source, destination)
-    wipe(work)
+        if _all_rows(work, source, destination):
+            return True
+    wipe(work)  # it may differ by what was left there
     with work.databases.write(work.dst) as destination:
         fences.importing(destination, work.move)
         return _all_rows(work, source, destination)

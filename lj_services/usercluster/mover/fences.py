@@ -173,16 +173,17 @@ def begin_import(connection: Connection, move: Move) -> None:
         Contradiction: the destination takes itself for the user's home.
     """
     guard(connection, move)
-    home = read_home(connection, move.userid, exclusive=True)
     values = {
         "state": IMPORTING,
         "epoch": move.home_epoch + 1,
         "readonly": False,
         "move_id": move.move_id,
     }
-    if home is None:
+    with suppress(IntegrityError):  # as a rule the user has never been here
         connection.execute(insert(user_home).values(userid=move.userid, **values))
         return
+    home = read_home(connection, move.userid, exclusive=True)
+    assert home is not None
     ours = home.epoch == move.home_epoch + 1 and _move_id(connection, move) == move.move_id
     # A home with an older epoch was left long ago, and only its tombstone is missing.
     if home.state in (ACTIVE, FROZEN) and home.epoch >= move.home_epoch and not ours:
