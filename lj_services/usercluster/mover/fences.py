@@ -162,6 +162,17 @@ def drop_marker(connection: Connection, move: Move) -> None:
     )
 
 
+def withdraw(connection: Connection, move: Move) -> None:
+    """Take back what `stake` wrote, if nobody has written over it."""
+    connection.execute(
+        delete(move_marker).where(
+            move_marker.c.userid == move.userid,
+            move_marker.c.move_id == move.move_id,
+            move_marker.c.claim == move.claim,
+        )
+    )
+
+
 # --- Destination ---
 
 

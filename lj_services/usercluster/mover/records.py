@@ -20,6 +20,9 @@ _COLUMNS = tuple(column for column in user_move.c if column.name != "active_user
 
 # Built once: every small user pays for these.
 _BY_NUMBER = select(*_COLUMNS).where(user_move.c.move_id == bindparam("number"))
+_CLAIM = select(user_move.c.owner, user_move.c.claim).where(
+    user_move.c.move_id == bindparam("number")
+)
 _HOME = select(user.c.clusterid, user.c.epoch).where(
     user.c.userid == bindparam("whom"), user.c.state == LIVE
 )
@@ -116,6 +119,12 @@ class Records:
         with self._databases.read("global", definitive=True) as connection:
             row = connection.execute(_HOME, {"whom": userid}).first()
         return None if row is None else (int(row.clusterid), int(row.epoch))
+
+    def holds(self, move: Move) -> bool:
+        """Whether a claim is still the newest of its move, and the move not over."""
+        with self._databases.read("global", definitive=True) as connection:
+            row = connection.execute(_CLAIM, {"number": move.move_id}).first()
+        return row is not None and (row.owner, int(row.claim)) == (move.owner, move.claim)
 
     def _read(self, connection: Connection, move_id: int, *, lock: bool = False) -> Move:
         query = _BY_NUMBER.with_for_update() if lock else _BY_NUMBER

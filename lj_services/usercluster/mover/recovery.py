@@ -13,13 +13,23 @@ any                  anything else               stop: `Contradiction`, nothing 
 A worker that vanished may have got further than the move's state says by one step, never by more,
 since every step is recorded before the next begins.  So each of these repairs is written so that it
 may find its work done.
+
+A worker may also sleep between its claim and its first step, until another one has brought the move
+to its end and cleared what it had written on the clusters.  So `global` is asked once more when the
+claim stands there: from then on whoever is newer writes over it, and that is seen by every step.
 """
 
 from __future__ import annotations
 
 from lj_services.usercluster.mover import fences
 from lj_services.usercluster.mover.cutover import let_go
-from lj_services.usercluster.mover.errors import Contradiction, EndAsked, NotQuick, Superseded
+from lj_services.usercluster.mover.errors import (
+    ClaimLost,
+    Contradiction,
+    EndAsked,
+    NotQuick,
+    Superseded,
+)
 from lj_services.usercluster.mover.tables import BEFORE_COMMIT, FROZEN, QUEUED
 from lj_services.usercluster.mover.work import Work, crash_here
 
@@ -29,7 +39,7 @@ def recover(work: Work) -> None:
 
     Raises:
         Contradiction: `global` and the move disagree.
-        ClaimLost: a newer claim is on a cluster already.
+        ClaimLost: a newer claim is on a cluster already, or the move is over.
         DatabaseError: a database can't be reached.
     """
     move = work.move
@@ -58,6 +68,11 @@ def recover(work: Work) -> None:
             fences.thaw(source, move)
     fences.stake(work.databases, work.dst, move)
     crash_here("staked")
+    if not work.moves.holds(move):
+        for role in (work.src, work.dst):
+            with work.databases.write(role) as connection:
+                fences.withdraw(connection, move)
+        raise ClaimLost(f"{move} was ended by another worker")
     if move.state == FROZEN:
         why = EndAsked("") if move.ending else NotQuick("its worker vanished during the cut-over")
         let_go(work, why)

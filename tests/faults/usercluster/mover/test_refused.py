@@ -151,6 +151,14 @@ def test_a_move_that_is_cancelled_half_way(
         one.worker.moves.end(ended.move_id, "cancelled", "again")
 
 
+def test_a_worker_that_slept_until_its_move_was_over(one: moving.Fixture) -> None:
+    slept = one.claimed(lease_s=0.0)
+    one.worker.moves.end(slept.move_id, "cancelled", "by an operator")
+    moving.run_until(moving.worker(one.site, one.users), slept.move_id, "cancelled")
+    assert one.worker.run(slept).state == "cancelled"
+    nothing_changed(one)
+
+
 def test_cancelling_at_the_last_moment(
     one: moving.Fixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
