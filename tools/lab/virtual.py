@@ -34,7 +34,7 @@ def monitor_of(frame: Frame) -> Path:
     return frame.folder / "qmp"
 
 
-# mitigations=off: emulated, a switch of page tables at every system call is what a guest mostly does.
+# mitigations=off: emulated, a guest would mostly switch page tables, at every system call.
 # no_timer_check: on a busy machine interrupts come too late for the kernel's test of its timer.
 KERNEL_WORDS = (
     "root=/dev/vda rw console=ttyS0 net.ifnames=0 panic=5 quiet mitigations=off no_timer_check"
