@@ -240,10 +240,11 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
         )
     program = next(Path("/usr/lib/postgresql").glob("*/bin/pg_test_fsync"), None)
     if program is not None:
+        version = _run(program, "--version").split()[-1].rstrip(")")
         yield Comparison(
             "Synced writes: pg_test_fsync",
             ours=checker,
-            peer=Contender("pg_test_fsync", _run(program, "--version").split()[-1], plain),
+            peer=Contender("pg_test_fsync", version, plain),
             loads=[
                 Load(
                     "a file, 8 KiB, 1 thread",
