@@ -254,11 +254,9 @@ def retry(site: Site, move_id: int, dry_run: bool, as_json: bool) -> None:
     """Take up a waiting move now; ask again for one that failed or was cancelled."""
     moves = Moves(site.databases)
     if dry_run:
-        move = moves.get(move_id)
+        move = moves.to_retry(move_id)
         if move.state in (FAILED, CANCELLED):
             moves.check(site.look_up(f"#{move.userid}"), move.dst)
-        elif move.final:
-            raise MoveRefused(f"{move} is {move.state}: there is nothing to try again")
     else:
         move = moves.retry(move_id)
         poke(site.databases)

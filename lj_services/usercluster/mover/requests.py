@@ -14,6 +14,7 @@ from lj_services.usercluster.mover.errors import AlreadyMoving, MoveRefused, Sam
 from lj_services.usercluster.mover.records import LONGEST_MESSAGE, Records
 from lj_services.usercluster.mover.states import Move, Step
 from lj_services.usercluster.mover.tables import (
+    AFTER_COMMIT,
     BEFORE_COMMIT,
     CANCELLED,
     FAILED,
@@ -155,6 +156,23 @@ class Requests(Records):
                 self._note(connection, move_id, Step(move.state, f"to be {ending}: {reason}"))
             return self._read(connection, move_id)
 
+    def to_retry(self, move_id: int) -> Move:
+        """A move for which `retry` has something to do.
+
+        Raises:
+            UnknownMove: there is none.
+            MoveRefused: it is over, or past its commit point and no attempt has failed since.
+        """
+        move = self.get(move_id)
+        if move.state in AFTER_COMMIT and not move.attempts:
+            raise MoveRefused(
+                f"{move} is {move.state}: there is nothing to try again; a worker purges the old "
+                "rows when the grace time is over"
+            )
+        if move.final and move.state not in (FAILED, CANCELLED):
+            raise MoveRefused(f"{move} is {move.state}: there is nothing to try again")
+        return move
+
     def retry(self, move_id: int) -> Move:
         """Take up a move now that waits for its next attempt, or ask again for one that failed.
 
@@ -162,18 +180,15 @@ class Requests(Records):
             the move, or the new one.
 
         Raises:
-            UnknownMove, MoveRefused: there is none; it is done or was rolled back.
+            UnknownMove, MoveRefused: see `to_retry`.
         """
-        move = self.get(move_id)
+        move = self.to_retry(move_id)
         if move.state in (FAILED, CANCELLED):
             return self.enqueue(move.userid, move.dst, priority=move.priority, options=move.options)
-        if move.final:
-            raise MoveRefused(f"{move} is {move.state}: there is nothing to try again")
         with self._databases.write("global") as connection:
             connection.execute(
                 update(user_move)
                 .where(user_move.c.move_id == move_id, user_move.c.state == move.state)
-                .where(user_move.c.state.in_(BEFORE_COMMIT))
                 .values(due_at=0, attempts=0)
             )
         return self.get(move_id)

@@ -140,6 +140,13 @@ def test_cancel_retry_and_priority(site: Site) -> None:
     assert "there is no move 9" in site.refused(4, "moves", "show", "9")
 
 
+def test_a_move_past_its_cut_over_is_not_tried_again(site: Site) -> None:
+    assert site.json("users", "move", "u1", "2")["state"] == "switched"
+    for dry in ((), ("--dry-run",)):
+        assert "nothing to try again" in site.refused(5, "moves", "retry", "1", *dry)
+    assert site.json("moves", "show", "1")["state"] == "switched"
+
+
 def test_moves_by_itself_lists_what_is_under_way(site: Site) -> None:
     site.json("balance", "run", site.plan("move user=1 from=1 to=2"))
     result = site.lj("moves")
