@@ -1,6 +1,6 @@
-"""Backups of a slave: made while it runs, tried, and put in the place of what was lost.
+"""Slaves: they follow, semi-synchronously where asked; their backups are tried, and restored.
 
-A server and its slave on this machine, from the roles that racks have.
+A server, its slave and that one's own slave on this machine, from the roles that racks have.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,21 +17,30 @@ from pathlib import Path
 import pytest
 
 from tests.support.box import BIN, CHECKOUT
-from tests.support.process import free_ports
+from tests.support.process import free_ports, wait_for
+
+DELAY_S = 2
+"""Seconds that the slave of the slave stays behind."""
+
+SUM = "CHECKSUM TABLE lj_cluster1.posts"
 
 pytestmark = [pytest.mark.roles, pytest.mark.timeout(600)]
 
 
 @dataclass(frozen=True)
 class Site:
-    """Two hosts, both of them this machine, each with folders of its own: `one`, `its-slave`."""
+    """Hosts, all of them this machine, each with folders of its own.
+
+    `its-slave` follows `one`, as a pair may follow another one; `far-slave` follows `its-slave`,
+    and stays behind on purpose.
+    """
 
     root: Path
     port: int
 
     def prepare(self) -> None:
         """Folders, the runtime, the inventory and the play that makes servers."""
-        for name in ("one", "its-slave"):
+        for name in ("one", "its-slave", "far-slave"):
             for folder in ("etc", "data", "log", "run", "runtime"):
                 (self.root / name / folder).mkdir(parents=True)
             (self.root / name / "runtime/current").symlink_to(BIN.parent)
@@ -49,6 +59,8 @@ class Site:
             "mysql_buffer_pool": "32M",
             "mysql_redo_log": "16M",
             # Many servers at once would share out the kernel's room for native requests.
+            "mysql_semi_sync": True,
+            "mysql_semi_sync_timeout_ms": 30_000,
             "mysql_settings": {"innodb_use_native_aio": "OFF"},
             "mysql_backup_dir": "{{ lj_root }}/backups",
             "mysql_backup_kept": 2,
@@ -58,13 +70,22 @@ class Site:
             "one": {"mysql_port": self.port, "mysql_instances": [server | {"replicated": True}]},
             "its-slave": {
                 "mysql_port": self.port + 1,
-                "mysql_instances": [server | {"server_id": 202, "replica": True}],
+                "mysql_instances": [
+                    server | {"server_id": 202, "replica": True, "replicated": True}
+                ],
                 "mysql_replication_sources": {"cluster1": "sources"},
+            },
+            "far-slave": {
+                "mysql_port": self.port + 2,
+                "mysql_instances": [server | {"server_id": 203, "replica": True}],
+                "mysql_replication_sources": {"cluster1": "slaves"},
+                "mysql_replication_delay_s": DELAY_S,
             },
         }
         children = {
             "kit": {"children": {"mysql": {"hosts": hosts}}},
             "sources": {"hosts": {"one": {}}},
+            "slaves": {"hosts": {"its-slave": {}}},
         }
         (self.root / "hosts.json").write_text(
             json.dumps({"all": {"children": children, "vars": both}})
@@ -97,37 +118,36 @@ class Site:
         )
 
     def backup(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return self.play("playbooks/backup.yml", "-e", "server=cluster1", *words)
+        told = ("-e", "server=cluster1", "--limit", "its-slave")
+        return self.play("playbooks/backup.yml", *told, *words)
 
     def restore(self, *words: str) -> subprocess.CompletedProcess[str]:
         told = ("-e", "server=cluster1", "--limit", "its-slave")
         return self.play("playbooks/restore.yml", *told, *words)
 
+    def begin(self, host: str, *statements: str) -> subprocess.Popen[str]:
+        """A client who says something to a server."""
+        words = ["mariadb", "--no-defaults", "--batch", "--skip-column-names"]
+        words += ["--database", "lj_cluster1", "--execute", ";".join(statements)]
+        words += ["--socket", str(self.root / host / "run/mysql-cluster1.sock")]
+        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
     def ask(self, host: str, *statements: str) -> list[str]:
         """Lines that a server answers."""
-        socket = self.root / host / "run/mysql-cluster1.sock"
-        words = ("mariadb", "--no-defaults", "--batch", "--skip-column-names")
-        run = subprocess.run(
-            [
-                *words,
-                "--database",
-                "lj_cluster1",
-                "--socket",
-                socket,
-                "--execute",
-                ";".join(statements),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert run.returncode == 0, run.stderr
-        return run.stdout.splitlines()
+        with self.begin(host, *statements) as client:
+            out, error = client.communicate()
+        assert client.returncode == 0, error
+        return out.splitlines()
 
-    def together(self) -> None:
-        """Wait until the slave has what its source has."""
+    def together(self, slave: str = "its-slave") -> None:
+        """Wait until a slave has what the source has."""
         (position,) = self.ask("one", "SELECT @@gtid_binlog_pos")
-        assert self.ask("its-slave", f"SELECT MASTER_GTID_WAIT('{position}', 60)") == ["0"]
+        assert self.ask(slave, f"SELECT MASTER_GTID_WAIT('{position}', 60)") == ["0"]
+
+    def status(self, host: str, name: str) -> int:
+        """A counter of a server."""
+        (line,) = self.ask(host, f"SHOW GLOBAL STATUS LIKE '{name}'")
+        return int(line.split()[1])
 
     @property
     def backups(self) -> list[Path]:
@@ -141,7 +161,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(short_directory: Path) -> Iterator[Site]:
-    made = Site(short_directory / "backup", free_ports(2))
+    made = Site(short_directory / "backup", free_ports(3))
     made.prepare()
     try:
         run = made.play(made.root / "servers.json")
@@ -155,7 +175,42 @@ def site(short_directory: Path) -> Iterator[Site]:
         shutil.rmtree(made.root, ignore_errors=True)
 
 
-SUM = "CHECKSUM TABLE lj_cluster1.posts"
+def test_a_commit_waits_until_a_slave_has_it(site: Site) -> None:
+    for source in ("one", "its-slave"):
+        assert site.status(source, "Rpl_semi_sync_master_clients") == 1
+    had = site.status("one", "Rpl_semi_sync_master_yes_tx")
+    alone = site.status("one", "Rpl_semi_sync_master_no_tx")  # before there was a slave
+    site.ask("one", "INSERT INTO posts VALUES (-1, 'on two servers')")
+    assert site.status("one", "Rpl_semi_sync_master_yes_tx") == had + 1
+    assert site.status("one", "Rpl_semi_sync_master_no_tx") == alone
+    # Nobody answers: the commit waits.
+    site.ask("its-slave", "STOP SLAVE IO_THREAD")
+    waiting = site.begin("one", "INSERT INTO posts VALUES (-2, 'waits')")
+    wait_for(
+        lambda: site.status("one", "Rpl_semi_sync_master_wait_sessions") == 1,
+        "the commit to wait for a slave",
+    )
+    assert waiting.poll() is None
+    site.ask("its-slave", "START SLAVE IO_THREAD")
+    assert waiting.wait(timeout=20) == 0
+    assert site.status("one", "Rpl_semi_sync_master_no_tx") == alone
+    site.together()
+    assert site.ask("its-slave", "SELECT text FROM posts WHERE id < 0") == [
+        "waits",
+        "on two servers",
+    ]
+
+
+def test_a_slave_of_a_slave_stays_behind_on_purpose(site: Site) -> None:
+    site.ask("one", "INSERT INTO posts VALUES (-3, 'a mistake')")
+    began = time.monotonic()
+    site.together()
+    site.together("far-slave")
+    # Times of events are in whole seconds.
+    assert time.monotonic() - began > DELAY_S - 1
+    assert site.ask("far-slave", "SELECT text FROM posts WHERE id = -3") == ["a mistake"]
+    assert site.ask("far-slave", "SELECT @@read_only") == ["1"]
+    assert site.ask("far-slave", SUM) == site.ask("one", SUM)
 
 
 def test_what_was_lost_comes_back_and_follows_on(site: Site) -> None:
