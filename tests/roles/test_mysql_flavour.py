@@ -57,6 +57,7 @@ def test_a_site_whose_host_has_no_mysql_is_refused_before_anything_is_changed(fr
     [
         ({"mysql_server_program": "/nowhere/mysqld"}, "/nowhere/mysqld is not there"),
         ({"service_manager": "systemd"}, "its package sources have no mysql-server"),
+        ({"mysql_semi_sync": "true"}, "mysql_semi_sync is MariaDB's"),
     ],
 )
 def test_why_it_is_refused(fresh: Box, tmp_path: Path, variables: dict[str, str], why: str) -> None:
