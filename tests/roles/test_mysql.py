@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import select
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +76,21 @@ def test_the_site_works(mysql_box: Box) -> None:
         *("mover-coordinator", "mover-host", "mover-worker", "perlbal"),
         *servers,
     }
+
+
+def test_what_supervisor_writes_to_is_open_as_long_as_its_programs_run(mysql_box: Box) -> None:
+    """MariaDB closes its standard input.  Of a pipe that nobody reads poll() tells each time it
+    is asked, at once: supervisor, where it asks, would never rest."""
+    supervisor = Path(f"/proc/{int(mysql_box.supervisorctl('pid'))}/fd")
+    pipes = [end for end in supervisor.iterdir() if str(end.readlink()).startswith("pipe:")]
+    # The one of each program's two that supervisor's end may write to.
+    written = [end for end in pipes if end.lstat().st_mode & stat.S_IWUSR]
+    assert len(written) == len(mysql_box.pids())
+    told = select.poll()
+    with ExitStack() as opened:
+        for end in written:
+            told.register(opened.enter_context(end.open("wb", buffering=0)), 0)
+        assert told.poll(0) == []
 
 
 @pytest.mark.parametrize(("role", "number"), [("global", "1"), ("cluster1", "2")])
