@@ -5,6 +5,7 @@
 - ``documents.py``: what is known of files: size, dates, small ones' content
 - ``ranges.py``: which part of a file a client wants
 - ``sending.py``: large files, from the disk to the socket
+- ``send_buffer.py``: more room in the socket of a client that reads fast
 - ``listing.py``: a folder as a page
 - ``concat.py``: several files at once
 - ``storing.py``: PUT and DELETE

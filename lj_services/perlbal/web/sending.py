@@ -16,7 +16,7 @@ TLS encrypts in this process; so there, portions are read in a thread and writte
 transport, as fast as the client reads.
 
 A portion is what a socket takes at most, as a rule: being called for each piece has its price,
-so what fits is sent in one go.
+so what fits is sent in one go.  A client that reads fast gets a larger buffer (`send_buffer`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
+
+from lj_services.perlbal.web import send_buffer
 
 if TYPE_CHECKING:
     from lj_services.perlbal.frontend import ClientConnection
@@ -68,6 +71,9 @@ class FileSender:
         self._loop = asyncio.get_running_loop()
         self._socket = -1
         self._watching = False
+        self._full_at = 0.0
+        """When the socket took no more, by the monotonic clock; 0: it did not happen yet."""
+        self._may_enlarge = not client.home.parameters.client_sndbuf_size
         self._reading: asyncio.Future[Any] | None = None
         self._done = False
         self._tls = client.transport.get_extra_info("sslcontext") is not None
@@ -140,8 +146,9 @@ class FileSender:
         if self._socket < 0:
             connected = self._client.transport.get_extra_info("socket")
             self._socket = os.dup(connected.fileno())
+        size = min(self._left, size)
         try:
-            sent = os.sendfile(self._socket, self._fd, self._offset, min(self._left, size))
+            sent = os.sendfile(self._socket, self._fd, self._offset, size)
         except BlockingIOError:
             self._watch()
             return
@@ -158,8 +165,18 @@ class FileSender:
         if not self._left:
             self._end(True)
         else:
+            if sent < size and self._may_enlarge:
+                self._was_filled(sent)
             # Either the socket is full, or others shall have their turn: both are told so.
             self._watch()
+
+    def _was_filled(self, sent: int) -> None:
+        """The socket took only so many bytes: as many as the client has read since it was full."""
+        now = time.monotonic()
+        if self._full_at and send_buffer.is_fast(sent, now - self._full_at):
+            self._may_enlarge = False
+            send_buffer.enlarge(self._client.transport.get_extra_info("socket"))
+        self._full_at = now
 
     def _watch(self) -> None:
         if not self._watching:
