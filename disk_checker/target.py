@@ -220,9 +220,8 @@ def _look(path: Path, size: int) -> Literal["empty", "ours", "unknown"]:
         places = [*range(0, min(size, 1 << 20), SECTOR), *range(0, size, step)]
         for offset in places:
             data = os.pread(descriptor, SECTOR, offset)
-            if len(data) < SECTOR:
-                continue
-            kind = read_sector(data).kind
+            # A rest that is no whole sector is none of ours, unless it is zeros.
+            kind = read_sector(data.ljust(SECTOR, b"\0")).kind
             if kind is Kind.FOREIGN:
                 return "unknown"
             ours = ours or kind is Kind.STAMPED

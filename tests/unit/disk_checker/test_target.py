@@ -35,6 +35,16 @@ def test_data_of_others_is_refused_and_untouched(tmp_path: Path) -> None:
     target.close()
 
 
+@pytest.mark.parametrize("size", [6, 511, 513])
+def test_data_shorter_than_a_sector_is_data_of_others(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "note"
+    content = bytes(size - 6) + b"hello\n"
+    path.write_bytes(content)
+    with pytest.raises(TargetError, match=r"did not write.*--force"):
+        take(path)
+    assert path.read_bytes() == content
+
+
 def test_data_far_behind_the_beginning_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "sparse"
     with path.open("wb") as file:
