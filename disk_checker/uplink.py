@@ -10,6 +10,7 @@ disk promised, never more.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import select
 import socket
 import time
@@ -34,11 +35,21 @@ _MOST = 10_000
 def parse_address(text: str) -> tuple[str, int]:
     """("host", port) of "host:port", "[::1]:5400" or "host" (port 5400, as it always was)."""
     host, colon, port = text.rpartition(":")
-    if not colon or (":" in host and not host.startswith("[")):
+    if not colon or _is_ipv6(text):
         host, port = text, "5400"
+    if ":" in host and not _is_ipv6(host.strip("[]")):
+        host = ""
     if not host or not port.isdigit() or not int(port) < 65536:
         raise Refused(f"{text!r} is not HOST:PORT (a port is a number below 65536)")
     return host.strip("[]"), int(port)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def connect(address: str) -> socket.socket:

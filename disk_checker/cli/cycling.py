@@ -61,7 +61,13 @@ from disk_checker.cycle import (
     "process here) in its environment.",
 )
 @click.option("--power-on", default="", metavar="COMMAND", help="... that gives it back.")
-@click.option("--cycles", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--cycles",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="How often the power is cut; 60 clean ones tell of a loss below 5 % per cut.",
+)
 @click.option(
     "--write-seconds",
     type=click.FloatRange(0.1),

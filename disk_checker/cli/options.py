@@ -60,7 +60,13 @@ def writing_options(function: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="512 to 1M, a multiple of 512.",
         ),
-        click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True),
+        click.option(
+            "--threads",
+            type=click.IntRange(1, 256),
+            default=1,
+            show_default=True,
+            help="So many threads write and sync at once.",
+        ),
         click.option(
             "--depth",
             type=click.IntRange(1, 1024),

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from disk_checker import target as target_module
 from disk_checker.cli import main
 from disk_checker.cycle import own_listener
-from disk_checker.errors import TargetError
+from disk_checker.errors import Refused, TargetError
 from disk_checker.plan import parse_size
 from disk_checker.stamp import Stamper
 from disk_checker.target import claim
@@ -118,6 +118,10 @@ def test_addresses() -> None:
     assert parse_address("host") == ("host", 5400)
     assert parse_address("10.0.0.1:99") == ("10.0.0.1", 99)
     assert parse_address("[::1]:99") == ("::1", 99)
+    assert parse_address("::1") == ("::1", 5400)
+    for text in ("10.0.0.1:99:x", "10.0.0.1:99:1", "[10.0.0.1:9]:99", "host:", ":99", "host:port"):
+        with pytest.raises(Refused, match="is not HOST:PORT"):
+            parse_address(text)
 
 
 @pytest.mark.parametrize(
