@@ -168,7 +168,8 @@ class _Life(Generic[S]):
         loop.add_signal_handler(signal.SIGHUP, self.on_reload, service)
         self.unhealthy = None
         notify_systemd("READY=1")
-        listen = getattr(self.settings, "listen", "nowhere")
+        # What a service listens on may be told by more than the settings.
+        listen = getattr(service, "listens_on", None) or getattr(self.settings, "listen", "nowhere")
         log.info("ready", extra={"service": self.name, "listen": str(listen)})
         try:
             await self.stopping.wait()

@@ -132,6 +132,12 @@ class PerlbalService:
         service.set("listen", str(self.settings.listen))
         service.enable()
 
+    @property
+    def listens_on(self) -> str:
+        """The addresses of all services."""
+        services = self.balancer.services.values()
+        return ", ".join(str(one.parameters.listen) for one in services if one.listener is not None)
+
     async def drain(self) -> None:
         """Take no more requests, and wait for those that are going on."""
         self.balancer.drain()

@@ -90,6 +90,11 @@ class Master:
         old = sorted(self._old, key=lambda worker: worker.pid)
         return [worker for _, worker in sorted(self._workers.items())] + old
 
+    @property
+    def listens_on(self) -> str:
+        """The addresses of all services, and of the console."""
+        return ", ".join(str(listen) for listen in (*self._keeper.addresses, *self._consoles))
+
     # -- life ---------------------------------------------------------------------
 
     async def start(self) -> None:

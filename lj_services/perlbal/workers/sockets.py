@@ -49,6 +49,11 @@ class SocketKeeper:
         self._kept: dict[_Wanted, list[socket.socket]] = {}
         self._used: dict[_Wanted, int] = {}
 
+    @property
+    def addresses(self) -> list[Listen]:
+        """Where workers listen."""
+        return [wanted.listen for wanted in self._kept]
+
     def serve(self, channel: socket.socket, number: int, generation: int) -> Callable[[], None]:
         """Answer one worker's questions; returns what ends that.
 

@@ -63,6 +63,15 @@ def served_by(balancer: Balancer) -> list[Talk]:
         assert len(talks) < 200
 
 
+@pytest.mark.parametrize("words", [(), ("--workers", "1")])
+def test_the_log_says_where_it_listens(
+    start_balancer: Start, node: Node, words: tuple[str, ...]
+) -> None:
+    balancer = start_balancer(proxy(node.address), "ours", *words)
+    where = f"127.0.0.1:{balancer.port}, 127.0.0.1:{balancer.console}"
+    wait_for(lambda: f"ready service=perlbal listen={where}\n" in balancer.running.output, where)
+
+
 def test_the_console_shows_all_workers_as_one(balancer: Balancer, node: Node) -> None:
     talks = served_by(balancer)
     count = len(talks)
