@@ -64,7 +64,11 @@ S = TypeVar("S", bound=ServiceSettings)
 
 
 class Service(Protocol[S_contra]):
-    """What a daemon does, free of signals, files and exit codes."""
+    """What a daemon does, free of signals, files and exit codes.
+
+    One whose addresses are not told by ``settings.listen`` names them in an attribute
+    ``listens_on`` (a string, for the log).
+    """
 
     async def start(self) -> None:
         """Open everything and accept clients.
@@ -168,7 +172,6 @@ class _Life(Generic[S]):
         loop.add_signal_handler(signal.SIGHUP, self.on_reload, service)
         self.unhealthy = None
         notify_systemd("READY=1")
-        # What a service listens on may be told by more than the settings.
         listen = getattr(service, "listens_on", None) or getattr(self.settings, "listen", "nowhere")
         log.info("ready", extra={"service": self.name, "listen": str(listen)})
         try:
