@@ -45,6 +45,7 @@ class HttpConnection(Connected):
         "_paused",
         "_pending",
         "_reading_body",
+        "_unwanted",
         "balancer",
         "closing",
         "exchange",
@@ -89,6 +90,8 @@ class HttpConnection(Connected):
         self._partial = b""
         self._pending = b""
         self._reading_body = False
+        self._unwanted = False
+        """Whether what still comes of the body is thrown away."""
         self._body_left = 0
         self._chunks: ChunkDecoder | None = None
         self._counted: Counted | None = None

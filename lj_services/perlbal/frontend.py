@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lj_services.perlbal.answering import Exchange
@@ -108,6 +109,7 @@ class ClientConnection(HttpConnection):
         rest = data[used:] if len(data) > used else b""
         if length:
             self._reading_body = True
+            self._unwanted = False
             self._body_left = length
             self._chunks = ChunkDecoder(400) if length == CHUNKED else None
             self._start(service)
@@ -136,6 +138,36 @@ class ClientConnection(HttpConnection):
         self.service = service
         self._start(service)
 
+    def drop_body(self) -> None:
+        """Make the request one without a body, for who answers it from now on.
+
+        What has come of the body went elsewhere, and what still comes is thrown away: who is
+        given the rest of a body without its beginning would take it for requests.
+        """
+        if self.request.length:
+            self.request.length = 0
+            self.request.remove(b"content-length")
+            self._unwanted = self._reading_body
+
+    def start_with(self, start: Callable[[], None], pieces: list[bytes], *, whole: bool) -> None:
+        """Have the request answered by who has not seen its body yet.
+
+        Args:
+            start: gives the request to somebody.
+            pieces: of the body, which have come already.
+            whole: whether they are all of it.
+        """
+        self._reading_body = self._reading_body or bool(pieces)
+        start()
+        exchange = self.exchange
+        for piece in pieces:
+            if exchange is not None and exchange is self.exchange:
+                exchange.body(piece)
+        if whole:
+            self._reading_body = False
+            if pieces and exchange is not None and exchange is self.exchange:
+                exchange.body_done()
+
     def _body(self, data: bytes) -> None:
         exchange = self.exchange
         if exchange is None:
@@ -154,6 +186,8 @@ class ClientConnection(HttpConnection):
         self._body_left = left
         if not left:
             self._reading_body = False
+        if self._unwanted:
+            return
         exchange.body(data)
         if not left and self.exchange is exchange:
             exchange.body_done()
@@ -169,12 +203,17 @@ class ClientConnection(HttpConnection):
         except BadMessage as error:
             self.exchange = None
             exchange.client_gone()
-            self._refuse(error)
+            if exchange.responded:
+                self.cut_off()
+            else:
+                self._refuse(error)
             return
         if chunks.done:
             self._reading_body = False
             self._pending = chunks.rest
             self._chunks = None
+        if self._unwanted:
+            return
         if piece:
             exchange.body(piece)
         if chunks.done and self.exchange is exchange:

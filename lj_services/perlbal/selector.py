@@ -66,14 +66,8 @@ class _Delayed(Waiting):
         """Go on, with what has come in the meantime."""
         client = self.client
         client.exchange = None
-        self.role.select(client)
-        exchange = client.exchange
-        if exchange is not None:
-            client.resume_reading()
-            for piece in self.pieces:
-                exchange.body(piece)
-            if self.whole and self.pieces:
-                exchange.body_done()
+        client.resume_reading()
+        client.start_with(lambda: self.role.select(client), self.pieces, whole=self.whole)
 
     def body(self, data: bytes) -> None:
         """Hold a piece."""

@@ -105,6 +105,10 @@ class Talk:
         self.send(request)
         return self.read(request.split(b" ", 1)[0].decode())
 
+    def rest(self) -> bytes:
+        """Everything until the server closes."""
+        return self._file.read()
+
     @property
     def closed(self) -> bool:
         """Whether the server closes; waits until it says or does something."""

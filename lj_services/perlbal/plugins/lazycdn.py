@@ -99,6 +99,7 @@ class LazyCDN(Plugin):
         if other is None or other is service:
             return False
         self._ping(service, client.request.target)
+        client.drop_body()
         client.hand_over(other)
         return True
 

@@ -199,6 +199,8 @@ class Exchange:
     @property
     def body_sent(self) -> bool:
         """Whether the node has been given the whole request."""
+        if not self.request.length:
+            return True
         return self.client.body_complete and (self._spool is None or self._spool.sent)
 
     def assigned(self, backend: Backend) -> None:

@@ -93,6 +93,8 @@ def take(role: ProxyRole, exchange: Exchange, response: ResponseHead) -> None:
             log.warning("X-REPROXY-URL names no URL that may be used", extra={"urls": urls})
         if cache_for is not None and role.cache.most and found:
             role.cache.put(exchange.request, _remembered(role, response, found, size, cache_for))
+        exchange.drop_spool()
+        client.drop_body()
         role.reproxier.fetch(client, response, found, size)
 
 
@@ -162,9 +164,8 @@ def _hand_over(role: ProxyRole, client: ClientConnection, name: bytes) -> None:
     request = client.request
     if request.length:
         # Its body has gone to the node; what is named now is fetched.
-        request.method = b"GET"
-        request.length = 0
-        request.remove(b"content-length")
+        request.method = b"HEAD" if request.method == b"HEAD" else b"GET"
+        client.drop_body()
     client.hand_over(service)
 
 

@@ -73,7 +73,7 @@ class ProxyRole(Connections):
             exchange.priority = Priority.HIGH
         if "make_low_priority" in waiting and hooks.run("make_low_priority", client):
             exchange.priority = Priority.LOW
-        if client.body_complete:
+        if client.body_complete or not client.request.length:
             exchange.ask()
 
     def _by_cookie(self, exchange: Exchange) -> None:
