@@ -35,6 +35,7 @@ from lj_services.perlbal.tracker import TrackerRole
 from lj_services.perlbal.tunables import TUNABLES, Tunable, nearest
 from lj_services.perlbal.values import Listen
 from lj_services.perlbal.web.role import WebServerRole
+from lj_services.perlbal.web.send_buffer import LargeBuffers
 
 ROLES: Final[Mapping[str, RoleMaker]] = {
     "reverse_proxy": ProxyRole,
@@ -115,6 +116,7 @@ class Balancer:
         """What is known of uploads, where a service tracks them."""
         self.bus.subscribe(TOPIC, lambda _at, text: self.uploads.heard(text.encode(), self.now))
         self.spool_room = SpoolRoom()
+        self.large_buffers = LargeBuffers()
         self.draining = False
         self.idle_s = 0.0
         """How long, while draining, clients may still ask for something."""

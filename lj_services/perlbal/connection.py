@@ -268,6 +268,11 @@ class HttpConnection(Connected):
             self.transport.close()
 
     @property
+    def gone(self) -> bool:
+        """Whether it has no connection any more."""
+        return self not in self.balancer.clients
+
+    @property
     def body_complete(self) -> bool:
         """Whether the whole request has come."""
         return not self._reading_body

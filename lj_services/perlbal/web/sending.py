@@ -175,7 +175,7 @@ class FileSender:
         now = time.monotonic()
         if self._full_at and send_buffer.is_fast(sent, now - self._full_at):
             self._may_enlarge = False
-            send_buffer.enlarge(self._client.transport.get_extra_info("socket"))
+            self._client.balancer.large_buffers.give(self._client)
         self._full_at = now
 
     def _watch(self) -> None:

@@ -45,11 +45,11 @@ def settings(folder: Path, *, most: str, grown: str) -> Path:
     ],
 )
 def test_what_the_system_allows(tmp_path: Path, most: str, grown: str, size: int) -> None:
-    assert send_buffer._allowed(settings(tmp_path, most=most, grown=grown)) == size
+    assert send_buffer._allowed(settings(tmp_path, most=most, grown=grown))[0] == size
 
 
 def test_settings_that_are_hidden(tmp_path: Path) -> None:
-    assert send_buffer._allowed(tmp_path) == 0
+    assert send_buffer._allowed(tmp_path) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -60,13 +60,103 @@ def test_who_is_fast(size: int, seconds: float, fast: bool) -> None:
     assert send_buffer.is_fast(size, seconds) is fast
 
 
-@pytest.mark.parametrize(("most", "changed"), [("4194304", True), ("212992", False)])
-def test_the_buffer_of_a_socket(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: str, changed: bool
+class Reader:
+    """A client, as far as its buffer is concerned; `other` is its end of the connection."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self.other = socket.socket()
+        # Small, so that what is sent waits at the sender's.
+        self.other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.other.connect(listening.getsockname())
+        self._socket, _ = listening.accept()
+        self._socket.setblocking(False)
+        self.transport = self
+        self.has_file = False
+        self.gone = False
+        self.usual = self.buffer
+
+    def get_extra_info(self, name: str) -> socket.socket:
+        assert name == "socket"
+        return self._socket
+
+    def is_closing(self) -> bool:
+        return self._socket.fileno() < 0
+
+    def fill(self) -> None:
+        """Send more than is read."""
+        self._socket.send(b"x" * (100 << 10))
+
+    @property
+    def buffer(self) -> int:
+        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
+    def close(self) -> None:
+        self.gone = True
+        self._socket.close()
+        self.other.close()
+
+
+@pytest.fixture
+def readers() -> Iterator[list[Reader]]:
+    """Three clients, of which two may have a large buffer (`_few`)."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        made = [Reader(listening) for _ in range(3)]
+    yield made
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def _few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two clients may have a buffer that is larger than the system's 64 KiB."""
+    made = settings(tmp_path, most="65536", grown="65536")
+    monkeypatch.setattr(send_buffer, "_SETTINGS", made)
+    monkeypatch.setattr(send_buffer, "MOST", 2)
+
+
+def test_where_the_system_allows_none_buffers_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readers: list[Reader]
 ) -> None:
-    monkeypatch.setattr(send_buffer, "_SETTINGS", settings(tmp_path, most=most, grown="4194304"))
-    with socket.socket() as made:
-        before = made.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-        send_buffer.enlarge(made)
-        after = made.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-    assert (after > before) is changed
+    made = settings(tmp_path, most="212992", grown="4194304")
+    monkeypatch.setattr(send_buffer, "_SETTINGS", made)
+    buffers = send_buffer.LargeBuffers()
+    buffers.give(readers[0])
+    assert len(buffers) == 0
+    assert readers[0].buffer == readers[0].usual
+
+
+@pytest.mark.usefixtures("_few")
+def test_only_so_many_have_one_and_who_stops_to_read_keeps_it(readers: list[Reader]) -> None:
+    buffers = send_buffer.LargeBuffers()
+    for each in readers[:2]:
+        buffers.give(each)
+        buffers.give(each)  # with each file that it is sent
+        assert each.buffer == 128 << 10
+        each.fill()
+    buffers.give(readers[2])
+    assert len(buffers) == 2
+    assert readers[2].buffer == readers[2].usual
+
+
+@pytest.mark.usefixtures("_few")
+def test_it_is_taken_back_from_who_has_read_everything(readers: list[Reader]) -> None:
+    first, second, third = readers
+    buffers = send_buffer.LargeBuffers()
+    second.has_file = True  # between two pieces of one
+    for each in readers:
+        buffers.give(each)
+    assert len(buffers) == 2
+    assert first.buffer == 64 << 10
+    assert [each.buffer for each in (second, third)] == [128 << 10] * 2
+
+
+@pytest.mark.usefixtures("_few")
+def test_who_has_left_has_none(readers: list[Reader]) -> None:
+    buffers = send_buffer.LargeBuffers()
+    for each in readers[:2]:
+        buffers.give(each)
+        each.fill()
+    readers[0].close()
+    buffers.give(readers[2])
+    assert len(buffers) == 2
+    assert readers[2].buffer == 128 << 10
