@@ -30,7 +30,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
@@ -64,11 +64,7 @@ S = TypeVar("S", bound=ServiceSettings)
 
 
 class Service(Protocol[S_contra]):
-    """What a daemon does, free of signals, files and exit codes.
-
-    One whose addresses are not told by ``settings.listen`` names them in an attribute
-    ``listens_on`` (a string, for the log).
-    """
+    """What a daemon does, free of signals, files and exit codes."""
 
     async def start(self) -> None:
         """Open everything and accept clients.
@@ -86,6 +82,15 @@ class Service(Protocol[S_contra]):
 
     def reload(self, settings: S_contra) -> None:
         """Take over the settings that can change in a running daemon."""
+
+
+@runtime_checkable
+class Listens(Protocol):
+    """A service whose addresses are told by something else than ``settings.listen``."""
+
+    @property
+    def listens_on(self) -> str:
+        """Its addresses, for the log."""
 
 
 def notify_systemd(state: str) -> None:
@@ -172,8 +177,7 @@ class _Life(Generic[S]):
         loop.add_signal_handler(signal.SIGHUP, self.on_reload, service)
         self.unhealthy = None
         notify_systemd("READY=1")
-        listen = getattr(service, "listens_on", None) or getattr(self.settings, "listen", "nowhere")
-        log.info("ready", extra={"service": self.name, "listen": str(listen)})
+        log.info("ready", extra={"service": self.name, "listen": self.listens_on(service)})
         try:
             await self.stopping.wait()
             self.unhealthy = "draining"
@@ -183,6 +187,11 @@ class _Life(Generic[S]):
             await service.close()
             if metrics is not None:
                 metrics.close()
+
+    def listens_on(self, service: Service[S]) -> str:
+        if isinstance(service, Listens):
+            return service.listens_on
+        return str(getattr(self.settings, "listen", "nowhere"))
 
     def on_stop(self) -> None:
         self.stop_signals += 1

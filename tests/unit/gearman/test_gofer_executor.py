@@ -49,6 +49,7 @@ def offering(databases: Databases, **role: Any) -> Executor:
 
 
 def call(number: int) -> str:
+    """A call's name; another one each second, as its time is a part of it."""
     return f"{int(time.time()):08x}{number:024x}"
 
 
@@ -190,7 +191,8 @@ def test_a_call_that_nobody_waits_for_is_not_done(databases: Databases) -> None:
 
 def test_old_answers_are_forgotten(databases: Databases) -> None:
     executor = offering(databases)
-    executor.write(ROLE, asked("write", ("INSERT INTO t VALUES (1, 'x')",)))
+    new = asked("write", ("INSERT INTO t VALUES (1, 'x')",))
+    executor.write(ROLE, new)
     old = Request(
         "write",
         [("INSERT INTO t VALUES (2, 'x')", [[]])],
@@ -199,7 +201,7 @@ def test_old_answers_are_forgotten(databases: Databases) -> None:
     )
     executor.write(ROLE, old)
     assert executor.forget_old(ROLE) == 1
-    assert executor.known(ROLE, call(1)) is not None
+    assert executor.known(ROLE, new.call) is not None
     assert executor.known(ROLE, old.call) is None
 
 
