@@ -52,7 +52,14 @@ class Plugin:
         """Called by UNLOAD, when no service uses it any more."""
 
     def register(self, service: Service) -> None:
-        """Begin to work on a service: register hooks."""
+        """Work on a service: register hooks.
+
+        Called again, without `unregister`, when the service is given other plug-ins beside this
+        one: what is known of the service stays.
+
+        Raises:
+            CommandError: it can't work on this service.
+        """
 
     def unregister(self, service: Service) -> None:
         """Stop to work on a service; its hooks are gone already."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lj_services.perlbal.balancer import Balancer
     from lj_services.perlbal.frontend import ClientConnection
     from lj_services.perlbal.tls import Tls
+    from lj_services.perlbal.values import Listen
 
 log = logging.getLogger(__name__)
 
@@ -185,8 +186,7 @@ class Service:
         if key in ("access_log", "access_log_format"):
             self._open_access_log(key, before)
         if key == "listen" and self.enabled and value != before:
-            self._stop_listening()
-            self.enable()
+            self._listen_elsewhere(before)
         if self.role is not None:
             self.role.changed(key)
 
@@ -234,14 +234,28 @@ class Service:
             for name in dict.fromkeys(map(str.lower, names))
             if name != "none"
         ]
-        for plugin in self.plugins:
-            self.hooks.unregister(plugin.name)
-            plugin.unregister(self)
-        self.plugins = []
-        for plugin in wanted:
-            plugin.register(self)
-            self.plugins.append(plugin)
+        before = self.plugins
+        try:
+            self._work_with(wanted)
+        except CommandError:
+            # What the service did so far (who is denied, and so on) holds.
+            self._work_with(before)
+            self._forget(wanted, before)
+            raise
+        self._forget(before, wanted)
+        self.plugins = wanted
         self.parameters.plugins = tuple(plugin.name for plugin in wanted)
+
+    def _work_with(self, plugins: list[Plugin]) -> None:
+        """Have the hooks of these plug-ins, in this order, and no others."""
+        self.hooks.by_point.clear()
+        for plugin in plugins:
+            plugin.register(self)
+
+    def _forget(self, plugins: list[Plugin], kept: list[Plugin]) -> None:
+        for plugin in plugins:
+            if plugin not in kept:
+                plugin.unregister(self)
 
     def _set_of_plugin(self, key: str, text: str) -> None:
         name, _, rest = key.partition(".")
@@ -283,15 +297,42 @@ class Service:
         if self.role is None:
             raise CommandError(f"service {self.name} has no role; SET {self.name}.role = ...")
         self.role.check()
-        listen = self.parameters.listen
-        if listen is not None:
-            console_at = self.balancer.console_at
-            if self.parameters.role == "management" and console_at is not None:
-                console_at(listen)
-            else:
-                self.listener = self.role.listen()
+        self.listener = self._listen(self.role)
         self.enabled = True
         self.role.changed("enabled")
+
+    def _listen(self, role: Role) -> Listening | None:
+        """Listen at the address that is set, if one is.  Raises CommandError."""
+        listen = self.parameters.listen
+        if listen is None:
+            return None
+        console_at = self.balancer.console_at
+        if self.parameters.role == "management" and console_at is not None:
+            console_at(listen)
+            return None
+        return role.listen()
+
+    def _listen_elsewhere(self, before: Listen | None) -> None:
+        """Listen at another address, and at the old one as before if that can't be done.
+
+        Raises:
+            CommandError: it can't.
+        """
+        assert self.role is not None
+        old, wanted = self.listener, self.parameters.listen
+        # 0.0.0.0:80 can't be had beside 10.0.0.1:80.
+        overlap = wanted is not None and before is not None and wanted.port == before.port
+        if old is not None and overlap:
+            old.close()
+        try:
+            self.listener = self._listen(self.role)
+        except CommandError:
+            self.parameters.listen = before
+            if overlap:
+                self.listener = self._listen(self.role)
+            raise
+        if old is not None and not overlap:
+            old.close()
 
     def disable(self) -> None:
         """Listen no more; who is connected stays.

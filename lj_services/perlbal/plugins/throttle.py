@@ -144,10 +144,12 @@ class Throttle(Plugin):
         """
         if service.parameters.role != "reverse_proxy":
             raise CommandError("Throttle works on a service with the role reverse_proxy")
-        throttler = self._throttlers.setdefault(service, Throttler(service.parameters))
-        for which in ("whitelist", "blacklist"):
-            if service.parameters[f"{which}_file"] is not None:
-                self._read(throttler, which)
+        if service not in self._throttlers:
+            throttler = Throttler(service.parameters)
+            for which in ("whitelist", "blacklist"):
+                if service.parameters[f"{which}_file"] is not None:
+                    self._read(throttler, which)
+            self._throttlers[service] = throttler
         service.hooks.register(self.name, "proxy_read_request", self._judge)
         service.hooks.register(self.name, "end_proxy_request", self._ended)
 

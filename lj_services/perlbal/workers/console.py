@@ -90,6 +90,8 @@ class WorkersConsole:
         context.last_created, context.verbose = first["meant"], first["verbose"]
         if not all(answer["well"] for answer in others):
             log.error("not all workers have done what one did: %s", command.original)
+        else:
+            self._master.listen_only(first["listens"])
         return merge(command.text, [answer["lines"] for answer in (first, *others)])
 
     async def _ask_all(self, workers: Sequence[Worker], command: Command) -> list[Message]:

@@ -21,7 +21,7 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -258,6 +258,14 @@ class Master:
                 self._old.add(worker)
                 self._spawn(self._retire(worker))
             log.info("restarted", extra={"generation": self.generation})
+
+    def listen_only(self, addresses: Collection[str]) -> None:
+        """Give up the sockets of addresses that no worker listens on any more.
+
+        Args:
+            addresses: that workers listen on, as text.
+        """
+        self._keeper.keep_only(addresses)
 
     async def _retire(self, worker: Worker) -> None:
         await worker.retire(IDLE_S, self.settings.drain_timeout_s)

@@ -11,7 +11,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final, NamedTuple
 
 from lj_services.perlbal.listening import bind, bind_datagrams
@@ -107,10 +107,12 @@ class SocketKeeper:
         return self._kept[key][number - 1], {}
 
     def _bind(self, wanted: _Wanted) -> list[socket.socket]:
-        # Others than ours must not be there: a socket that shares would not notice them.
-        probe = (bind_datagrams if wanted.datagrams else bind)(wanted.listen)
-        port = probe.getsockname()[1]
-        probe.close()
+        port = wanted.listen.port
+        if not port or all(each.listen.port != port for each in self._kept):
+            # Others than ours must not be there: a socket that shares would not notice them.
+            probe = (bind_datagrams if wanted.datagrams else bind)(wanted.listen)
+            port = probe.getsockname()[1]
+            probe.close()
         made: list[socket.socket] = []
         try:
             for _ in range(self._workers):
@@ -124,9 +126,21 @@ class SocketKeeper:
     def forget_others(self, generation: int) -> None:
         """Close what workers of this generation have not asked for."""
         for key in [key for key, used in self._used.items() if used != generation]:
-            del self._used[key]
-            for each in self._kept.pop(key):
-                each.close()
+            self._forget(key)
+
+    def keep_only(self, addresses: Collection[str]) -> None:
+        """Close all others: who connects to them is refused, and does not wait for nobody.
+
+        Args:
+            addresses: where workers listen, as text.
+        """
+        for key in [key for key in self._kept if str(key.listen) not in addresses]:
+            self._forget(key)
+
+    def _forget(self, key: _Wanted) -> None:
+        del self._used[key]
+        for each in self._kept.pop(key):
+            each.close()
 
     def close(self) -> None:
         """Close everything."""

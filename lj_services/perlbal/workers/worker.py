@@ -101,7 +101,7 @@ class WorkerService(PerlbalService):
             context = Context(message["meant"], message["verbose"])
             lines, well = self.balancer.run(message["line"], context)
             answer = {"meant": context.last_created, "verbose": context.verbose}
-            return {"lines": lines, "well": well, **answer}
+            return {"lines": lines, "well": well, "listens": self._listens(), **answer}
         if what == "metrics":
             return {"text": generate_latest().decode()}
         if what == "reload":
@@ -113,6 +113,11 @@ class WorkerService(PerlbalService):
         # "retire": others have taken over, so clients may take their time to notice.
         self._idle_s = message["idle_s"]
         return {}
+
+    def _listens(self) -> list[str]:
+        """The addresses that are listened on."""
+        services = self.balancer.services.values()
+        return [str(each.parameters.listen) for each in services if each.listener is not None]
 
     async def drain(self) -> None:
         """Take no more connections, and wait for what is going on."""

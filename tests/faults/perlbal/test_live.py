@@ -1,0 +1,65 @@
+"""What is refused on the console changes nothing: those who are served are served as before."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from tests.support.perlbal import Node, Start, get
+from tests.support.process import free_port
+from tests.support.proxies import using
+
+pytestmark = pytest.mark.faults
+
+
+def test_rules_hold_whatever_plug_ins_come_and_go_beside_them(
+    start_balancer: Start, node: Node
+) -> None:
+    config = "LOAD stats\nLOAD palimg\n" + using("accesscontrol", node, "ACCESS DENY ip 127.0.0.1")
+    balancer = start_balancer(config)
+    assert get(balancer.port).status == 403
+    refused = balancer.command("SET web.plugins = stats, palimg, accesscontrol")
+    assert refused == ["ERROR: Palimg works on a service with the role web_server"]
+    assert balancer.command("plugins") == ["web AccessControl"]
+    assert get(balancer.port).status == 403
+    assert balancer.command("SET web.plugins = stats, accesscontrol") == ["OK"]
+    assert get(balancer.port).status == 403
+    assert balancer.command("SET web.plugins = stats") == ["OK"]
+    assert get(balancer.port).status == 200
+    assert balancer.command("stats")[2].split() == ["web", "proxy_requests", "1"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_service_stays_where_it_is_if_it_can_not_move(
+    start_balancer: Start, node: Node, workers: int
+) -> None:
+    config = using("stats", node)
+    balancer = start_balancer(config, "ours", f"--workers={workers}")
+    with socket.create_server(("127.0.0.2", balancer.port)):
+        for there in (f"127.0.0.1:{node.port}", f"127.0.0.2:{balancer.port}"):
+            answer = balancer.command(f"SET web.listen = {there}")
+            assert "Address already in use" in answer[0]
+            assert f"web 127.0.0.1:{balancer.port} ENABLED" in balancer.command("show service")
+            assert get(balancer.port).status == 200
+    everywhere = f"0.0.0.0:{balancer.port}"
+    assert balancer.command(f"SET web.listen = {everywhere}") == ["OK"]
+    assert f"web {everywhere} ENABLED" in balancer.command("show service")
+    assert get(balancer.port).status == 200
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nobody_waits_at_a_service_that_is_disabled(
+    start_balancer: Start, node: Node, workers: int
+) -> None:
+    balancer = start_balancer(using("stats", node), "ours", f"--workers={workers}")
+    assert balancer.command("DISABLE web") == ["OK"]
+    with pytest.raises(ConnectionRefusedError):
+        balancer.talk()
+    assert balancer.command("ENABLE web") == ["OK"]
+    assert get(balancer.port).status == 200
+    moved = free_port()
+    assert balancer.command(f"SET web.listen = 127.0.0.1:{moved}") == ["OK"]
+    assert get(moved).status == 200
+    with pytest.raises(ConnectionRefusedError):
+        balancer.talk()
