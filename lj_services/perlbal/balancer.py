@@ -291,7 +291,11 @@ class Balancer:
     def unload_plugin(self, name: str) -> None:
         """UNLOAD.  Raises CommandError if it is not loaded, or in use."""
         plugin = self.loaded_plugin(name.lower())
-        users = [s.name for s in self.services.values() if plugin in s.plugins]
+        users = [
+            service.name
+            for service in self.services.values()
+            if plugin in service.plugins or service.parameters.role in plugin.roles
+        ]
         if users:
             raise CommandError(f"plugin {plugin.title} works on {', '.join(users)}")
         plugin.unload(self)

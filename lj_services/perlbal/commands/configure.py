@@ -31,6 +31,7 @@ DRAIN_S: Final = 300
 LONGEST_DRAIN_S: Final = 86400
 _HEADER = re.compile(r"header (\w+) (insert|remove) ([^\s:]+)(?: ?: ?(.*))?", re.IGNORECASE)
 _PLUGIN = re.compile(r"(?:load|unload|reload) (\w+)")
+_OF_ONE_NODE = re.compile(r"max_reproxy_connections\(\S+\)")
 _SERVER = re.compile(r"server (\S+?) ?= ?(.+)")
 _MIME = re.compile(r"mime(?: (\w+)(?: (\w+)(?: (\S+))?)?)?")
 _NUMBER = re.compile(r"-?\d+", re.ASCII)
@@ -179,6 +180,8 @@ def reload(_balancer: Balancer, command: Command) -> None:
 def server(balancer: Balancer, command: Command) -> None:
     """``SERVER key = value``: what concerns the whole process."""
     key, value = command.match(_SERVER).groups()
+    if _OF_ONE_NODE.fullmatch(key):
+        key = "max_reproxy_connections"
     setter = _SERVER_KEYS.get(key)
     if setter is None:
         raise CommandError(nearest(key, _SERVER_KEYS, "server option"))

@@ -195,7 +195,7 @@ def dumpconfig(balancer: Balancer, command: Command) -> None:
         for line in pool.dump(balancer.now):
             command.out(f"  {line}")
         command.out()
-    for service in _by_name(balancer):
+    for service in _in_order(balancer):
         command.out(f"CREATE SERVICE {service.name}")
         for line in service.dump():
             command.out(f"  {line}")
@@ -206,6 +206,21 @@ def dumpconfig(balancer: Balancer, command: Command) -> None:
 
 def _by_name(balancer: Balancer) -> list[Service]:
     return [service for _, service in sorted(balancer.services.items())]
+
+
+def _in_order(balancer: Balancer) -> list[Service]:
+    """By name, but each behind the one that it names as its default_service."""
+    ordered: dict[str, Service] = {}
+
+    def add(service: Service, above: frozenset[str]) -> None:
+        named = balancer.services.get(service.parameters.default_service)
+        if named is not None and named.name not in above:
+            add(named, above | {named.name})
+        ordered.setdefault(service.name, service)
+
+    for service in _by_name(balancer):
+        add(service, frozenset({service.name}))
+    return list(ordered.values())
 
 
 def _proxies(balancer: Balancer) -> list[tuple[Service, ProxyRole]]:

@@ -39,6 +39,7 @@ from lj_services.perlbal.nodes import Address
 from lj_services.perlbal.proxy.exchange import Exchange
 from lj_services.perlbal.proxy.headers import head_for_client
 from lj_services.perlbal.proxy.reproxy_cache import Cached, Url
+from lj_services.perlbal.web.paths import Outside, relative_path
 from lj_services.perlbal.web.ranges import Unsatisfiable, part_of, unchanged
 from lj_services.perlbal.web.sending import FileSender
 
@@ -141,12 +142,21 @@ def _urls(role: ProxyRole, text: bytes) -> list[Url]:
         shown = word.decode("latin-1")
         if match is None or int(match[2] or 80) > 65535:
             continue
-        # A prefix ends in a slash or at one, so that no other host begins like it.
-        if prefixes and not any(shown.startswith(p.rstrip("/") + "/") for p in prefixes):
+        if prefixes and not _below(prefixes, shown, match[3] or b"/"):
             continue
         host = match[1].decode().strip("[]")
         found.append(Url(Address(host, int(match[2] or 80)), match[3] or b"/", shown))
     return found
+
+
+def _below(prefixes: tuple[str, ...], url: str, path: bytes) -> bool:
+    """Whether a URL with this path is below one of the prefixes."""
+    try:
+        relative_path(path)
+    except Outside:  # a server could take ``..``, however it is written, for the folder above
+        return False
+    # A prefix ends in a slash or at one, so that no other host begins like it.
+    return any(url.startswith(prefix.rstrip("/") + "/") for prefix in prefixes)
 
 
 # -- other services -----------------------------------------------------------------

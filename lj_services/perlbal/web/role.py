@@ -154,6 +154,8 @@ class WebServerRole(BaseRole):
         if request.method == b"HEAD":
             self._send_head(client, status, more, size)
             client.done()
+        elif "start_send_file" in hooks and hooks.run("start_send_file", client):
+            return
         elif document.content is not None:
             content = document.content
             part_content = content if size == len(content) else content[first : first + size]
@@ -171,9 +173,6 @@ class WebServerRole(BaseRole):
         first: int,
         size: int,
     ) -> None:
-        hooks = self.service.hooks
-        if "start_send_file" in hooks and hooks.run("start_send_file", client):
-            return
         try:
             # What has just been looked at is in the system's memory: this does not wait.
             fd = open_below(self.folder, document.path)

@@ -100,7 +100,13 @@ class Upload(Waiting):
             return False
         if self._levels > len(parents):
             return False
+        if not self._inside():  # before a folder is made where a link leads to
+            return False
         self._target.parent.mkdir(parents=True, exist_ok=True)
+        return self._inside()
+
+    def _inside(self) -> bool:
+        """Whether the target's folder, or where it will be, is below the service's."""
         return self._target.parent.resolve().is_relative_to(self._folder)
 
     def _answer(self, status: int, why: str = "") -> None:

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from tests.support.perlbal import Node, Start, get
+from tests.support.perlbal import Node, Start, get, proxy
 from tests.support.process import free_port
 from tests.support.proxies import using
 
@@ -63,3 +63,24 @@ def test_nobody_waits_at_a_service_that_is_disabled(
     assert get(moved).status == 200
     with pytest.raises(ConnectionRefusedError):
         balancer.talk()
+
+
+def test_a_dump_names_services_before_they_are_meant(start_balancer: Start, node: Node) -> None:
+    config = proxy(node.address).replace("  SET listen = 127.0.0.1:PORT\n", "") + (
+        "CREATE SERVICE b\n  SET role = selector\n  SET default_service = web\nENABLE b\n"
+        "CREATE SERVICE a\n  SET role = selector\n  SET default_service = b\n"
+        "  SET listen = 127.0.0.1:PORT\nENABLE a\n"
+    )
+    balancer = start_balancer(config)
+    lines = [line for line in balancer.command("dumpconfig") if line != "OK"]
+    balancer.command_and_go("shutdown")
+    made = "\n".join(lines).partition("CREATE SERVICE console")
+    again = start_balancer(made[0] + made[2].partition("ENABLE console")[2])
+    assert get(balancer.port).status == 200
+    services = again.command("show service")
+    assert {f"a 127.0.0.1:{balancer.port} ENABLED", "b not_listening ENABLED"} <= set(services)
+
+
+def test_what_is_not_carried_out_for_a_node_says_why(start_balancer: Start) -> None:
+    answer = start_balancer("").command("SERVER max_reproxy_connections(10.0.0.1:80) = 5")
+    assert answer == ["ERROR: connections to reproxied URLs are not limited"]

@@ -138,6 +138,26 @@ def test_stats_count(which: Which, start_balancer: Start, node: Node) -> None:
     assert 0 <= float(seconds) < 60
 
 
+@BOTH
+def test_files_are_counted_whatever_their_size(
+    which: Which, start_balancer: Start, tmp_path: Path
+) -> None:
+    for name, size in (("small", 10), ("large", 1 << 20)):
+        (tmp_path / name).write_bytes(b"x" * size)
+    balancer = start_balancer(web_server(tmp_path, "Stats"), which)
+    for name in ("small", "large", "small"):
+        assert get(balancer.port, f"/{name}").status == 200
+    lines = [line.split() for line in balancer.command("stats")]
+    assert ["total", "files_sent", "3"] in lines
+    assert ["total", "web_requests", "3"] in lines
+
+
+def test_a_plug_in_stays_while_a_service_has_its_role(start_balancer: Start) -> None:
+    lines = "LOAD echoservice\nCREATE SERVICE e\n  SET role = echo\nENABLE e\n"
+    balancer = start_balancer(lines)
+    assert balancer.command("UNLOAD echoservice") == ["ERROR: plugin EchoService works on e"]
+
+
 def test_what_is_set_while_requests_come_counts_from_the_next_one_on(
     start_balancer: Start, node: Node
 ) -> None:

@@ -172,6 +172,7 @@ def test_nodes_may_name_only_what_they_are_allowed(rig: Rig) -> None:
     assert file(f"{allowed}/../a.txt") == 404
     assert file(f"{allowed}/link") == 404
     assert (url("/ok/1"), url("/okay"), url("/")) == (200, 503, 503)
+    assert (url("/ok/../1"), url("/ok/%2e%2E/1"), url("/ok/..1")) == (503, 503, 200)
     balancer.command("SET web.reproxy_prefixes = ,")
 
 

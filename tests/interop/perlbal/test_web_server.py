@@ -200,6 +200,8 @@ def test_links_out_of_the_folder_are_not_followed(site: Site) -> None:
     assert site.get("ours", "/link").status == 403
     assert site.get("ours", "/linked/secret").status == 403
     assert site.put("ours", "/linked/new", b"x") >= 400
+    assert site.put("ours", "/linked/folder/new", b"x") >= 400
+    assert not (root.parent / "folder").exists()
     assert site.ask("ours", "DELETE", "/linked/secret").status == 403
     assert (root.parent / "secret").read_bytes() == b"secret"
     assert site.get("ours", "/inside").body == b"hello, world\n"
