@@ -122,6 +122,10 @@ class BoundListener:
         else:
             self._served = served
 
+    def another(self) -> socket.socket:
+        """The same socket once more: who waits at it is served by whoever has it."""
+        return self._socket.dup()
+
     def close(self) -> None:
         """Listen no more; connections stay."""
         self._closed = True
@@ -146,8 +150,11 @@ class Listener(BoundListener):
         super().__init__(service)
 
     def bind(self, listen: Listen) -> socket.socket:
-        """A socket that accepts connections."""
+        """A socket that accepts connections: the service's own, if it has one at this address."""
         parameters = self.service.parameters
+        now = self.service.listener
+        if isinstance(now, Listener) and now.address == self.address:
+            return now.another()
         return self.service.balancer.open_socket(listen, parameters.client_sndbuf_size)
 
     async def serve(self) -> Served:

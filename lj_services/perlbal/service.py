@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from lj_services.perlbal.balancer import Balancer
     from lj_services.perlbal.frontend import ClientConnection
     from lj_services.perlbal.tls import Tls
-    from lj_services.perlbal.values import Listen
 
 log = logging.getLogger(__name__)
 
@@ -185,8 +184,8 @@ class Service:
         setattr(self.parameters, key, value)
         if key in ("access_log", "access_log_format"):
             self._open_access_log(key, before)
-        if key == "listen" and self.enabled and value != before:
-            self._listen_elsewhere(before)
+        if key in ("listen", "enable_ssl") and self.enabled and value != before:
+            self._listen_anew(key, before)
         if self.role is not None:
             self.role.changed(key)
 
@@ -312,22 +311,27 @@ class Service:
             return None
         return role.listen()
 
-    def _listen_elsewhere(self, before: Listen | None) -> None:
-        """Listen at another address, and at the old one as before if that can't be done.
+    def _listen_anew(self, key: str, before: Any) -> None:
+        """Listen as is set now, and as before if that can't be done.
+
+        Args:
+            key: the parameter that was set.
+            before: its value until then.
 
         Raises:
-            CommandError: it can't.
+            CommandError: it can't be done.
         """
         assert self.role is not None
         old, wanted = self.listener, self.parameters.listen
         # 0.0.0.0:80 can't be had beside 10.0.0.1:80.
-        overlap = wanted is not None and before is not None and wanted.port == before.port
+        overlap = key == "listen" and wanted is not None and before and wanted.port == before.port
         if old is not None and overlap:
             old.close()
+            self.listener = None
         try:
             self.listener = self._listen(self.role)
         except CommandError:
-            self.parameters.listen = before
+            setattr(self.parameters, key, before)
             if overlap:
                 self.listener = self._listen(self.role)
             raise

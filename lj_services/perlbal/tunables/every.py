@@ -24,7 +24,11 @@ TUNABLES: Final = (
         "networks (10.0.0.0/24, ...) of proxies whose X-Forwarded-For and its like are believed",
     ),
     Tunable(
-        "client_sndbuf_size", SIZE, 0, "the socket's send buffer; 0: the system's", unit="bytes"
+        "client_sndbuf_size",
+        SIZE,
+        0,
+        "the socket's send buffer, from the next ENABLE on; 0: the system's",
+        unit="bytes",
     ),
     Tunable(
         "idle_timeout",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.perlbal import LJ, Balancer, Node, Start, proxy, starting
+from tests.support.perlbal import LJ, Balancer, Node, Start, get, proxy, starting
 from tests.support.process import free_port, wait_for
 
 pytestmark = pytest.mark.faults
@@ -340,6 +340,24 @@ def test_a_certificate_that_is_none_is_a_reason_not_to_start(tmp_path: Path) -> 
     result = _run(LJ, "perlbal", "serve", "--config", config)
     assert result.returncode != 0
     assert f"certificate {cert} is no certificate in PEM form".encode() in result.stderr
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_tls_is_switched_on_and_off_while_it_listens(
+    start_balancer: Start, node: Node, tmp_path: Path, workers: int
+) -> None:
+    cert, key = certificate(tmp_path, "late", "late.example")
+    balancer = start_balancer(proxy(node.address), "ours", f"--workers={workers}")
+    refused = balancer.command("SET web.enable_ssl = on")
+    assert refused == ["ERROR: service web: enable_ssl needs ssl_cert_file and ssl_key_file"]
+    assert get(balancer.port).status == 200
+    assert balancer.command(f"SET web.ssl_cert_file = {cert}") == ["OK"]
+    assert balancer.command(f"SET web.ssl_key_file = {key}") == ["OK"]
+    assert balancer.command("SET web.enable_ssl = on") == ["OK"]
+    assert shown(balancer.port) == "late"
+    assert balancer.command("certificates")[0].startswith(f"web {cert} until ")
+    assert balancer.command("SET web.enable_ssl = off") == ["OK"]
+    assert get(balancer.port).status == 200
 
 
 def test_a_handshake_that_does_not_go_on_ends(start_balancer: Start, tmp_path: Path) -> None:
