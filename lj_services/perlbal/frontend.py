@@ -99,11 +99,12 @@ class ClientConnection(HttpConnection):
         self.requests += 1
         self.balancer.requests += 1
         self.hops = 0
-        service = self.service = self.home
+        home = self.home
+        service = self.service = home if self.service is home else self._next_service()
         self.keep_alive = (
-            request.keep_alive and service.parameters.persist_client and not self.balancer.draining
+            request.keep_alive and home.parameters.persist_client and not self.balancer.draining
         )
-        if service.access_log is not None:
+        if home.access_log is not None:
             self.count()
         length = request.length
         rest = data[used:] if len(data) > used else b""
@@ -132,6 +133,12 @@ class ClientConnection(HttpConnection):
             self.error(503)
         else:
             service.role.start(self)
+
+    def _next_service(self) -> Service:
+        """Who has the request behind one that a selector has handed over: the selector, mostly."""
+        hooks = self.home.hooks
+        stays = "return_to_base" in hooks and hooks.run("return_to_base", self)
+        return self.service if stays else self.home
 
     def hand_over(self, service: Service) -> None:
         """Give the request to another service, as a selector does."""

@@ -10,6 +10,11 @@ point                          arguments                   a true value means
 start_http_request             client                      answered: nothing else happens
 start_proxy_request            client                      the same, for a reverse proxy
 start_web_request              client                      the same, for a web server
+start_serve_request            client                      answered: no file is looked for;
+                                                           ``client.request.target`` may be
+                                                           changed
+handle_put                     client                      taken over: body and answer
+put_writeout                   client, data                the piece is not written
 proxy_read_request             exchange                    the same, when the body is taken in
 make_high_priority             client                      the high queue
 make_low_priority              client                      the low queue
@@ -17,17 +22,26 @@ backend_client_assigned        exchange, lines             answered: the node is
                                                            `lines` go to the node, and may be
                                                            changed in place
 backend_response_received      exchange, response          the response was taken care of
+reproxy_response_received      exchange, response          the same, of a URL's server
 modify_response_headers        client, response            (not asked for)
+prepend_body                   client, response            (bytes:) sent before the body that
+                                                           comes from a node; what its length
+                                                           becomes says `response`, before
 start_send_file                client                      answered: the file is not sent
 start_file_reproxy             client, path                answered
+reproxy_fh_finished            client                      (not asked for:) that file was sent
 static_get_poststat_pre_send   client, modified            answered: the file, changed at that
                                                            second, is not sent
 static_get_poststat_file_...   client                      answered: there is no such file
   missing
-concat_get_poststat_pre_send   client, modified            the same as the first of them, for
-                                                           several files at once
+concat_get_poststat_pre_send   client, modified            the same two for several files at
+concat_get_poststat_file_...   client                      once
+  missing
 select_service                 client                      (not a truth value:) the `Service`
                                                            that takes the request, or None
+return_to_base                 client                      of a selector: the next request on
+                                                           the connection is for the service
+                                                           that had this one, too
 end_proxy_request              exchange                    (not asked for)
 =============================  ==========================  ===================================
 
@@ -49,18 +63,26 @@ POINTS: Final = frozenset(
         "start_http_request",
         "start_proxy_request",
         "start_web_request",
+        "start_serve_request",
+        "handle_put",
+        "put_writeout",
         "proxy_read_request",
         "make_high_priority",
         "make_low_priority",
         "backend_client_assigned",
         "backend_response_received",
+        "reproxy_response_received",
         "modify_response_headers",
+        "prepend_body",
         "start_file_reproxy",
+        "reproxy_fh_finished",
         "start_send_file",
         "static_get_poststat_pre_send",
         "static_get_poststat_file_missing",
         "concat_get_poststat_pre_send",
+        "concat_get_poststat_file_missing",
         "select_service",
+        "return_to_base",
         "end_proxy_request",
     }
 )

@@ -81,7 +81,8 @@ class LazyCDN(Plugin):
             raise CommandError("LazyCDN works on a service with the role web_server")
         for point in ("static_get_poststat_pre_send", "concat_get_poststat_pre_send"):
             service.hooks.register(self.name, point, self._found)
-        service.hooks.register(self.name, "static_get_poststat_file_missing", self._fall_back)
+        for point in ("static_get_poststat_file_missing", "concat_get_poststat_file_missing"):
+            service.hooks.register(self.name, point, self._fall_back)
 
     def unload(self, balancer: Balancer) -> None:
         """Give the socket back."""

@@ -190,6 +190,8 @@ class Backend(NodeConnection):
             if not self._rechunk:
                 client.keep_alive = False
         head = head_for_client(response, request, keep_alive=client.keep_alive)
+        if role.special:
+            head += self._prepended(exchange, response)
         if length >= 0:
             left = length - len(rest)
             if left > 0:
@@ -205,6 +207,15 @@ class Backend(NodeConnection):
         client.transport.write(head)
         if rest:
             self._body(exchange, rest)
+
+    def _prepended(self, exchange: Exchange, response: ResponseHead) -> bytes:
+        """What a plug-in has to send before the body, framed as that will be."""
+        hooks = self.role.service.hooks
+        bodiless = exchange.request.method == b"HEAD" or response.status in (204, 304)
+        if bodiless or "prepend_body" not in hooks:
+            return b""
+        piece: bytes = hooks.ask("prepend_body", exchange.client, response) or b""
+        return chunk(piece) if piece and self._left < 0 and self._rechunk else piece
 
     def _body(self, exchange: Exchange, data: bytes) -> None:
         transport = exchange.client.transport

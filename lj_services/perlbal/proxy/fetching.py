@@ -203,6 +203,12 @@ class Reproxier(Opener):
     ) -> bool:
         """Look at a response: the client's, or the next URL's turn."""
         assert isinstance(exchange, UrlExchange)
+        hooks = self.service.hooks
+        if "reproxy_response_received" in hooks and hooks.run(
+            "reproxy_response_received", exchange, response
+        ):
+            backend.drop(rest)
+            return True
         size = exchange.size
         told = response.fields.get(b"content-range", b"").rpartition(b"/")[2]
         whole = int(told) if told.isdigit() else response.length

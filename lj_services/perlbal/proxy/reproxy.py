@@ -286,4 +286,11 @@ def _send_open_file(
         client.transport.write(head)
         client.done()
     else:
-        FileSender(client, fd, first, size).start(head)
+        FileSender(client, fd, first, size, lambda _whole: _sent(client)).start(head)
+
+
+def _sent(client: ClientConnection) -> None:
+    """A file that was named has been sent, or nobody wants more of it."""
+    hooks = client.service.hooks
+    if "reproxy_fh_finished" in hooks:
+        hooks.run_all("reproxy_fh_finished", client)

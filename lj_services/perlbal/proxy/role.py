@@ -226,6 +226,7 @@ class ProxyRole(Connections):
             or bool(parameters.sticky_cookie)
             or "backend_response_received" in hooks
             or "modify_response_headers" in hooks
+            or "prepend_body" in hooks
         )
         self.cache.most = parameters.reproxy_cache_maxsize
         self.cache.trim()

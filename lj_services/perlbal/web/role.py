@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from lj_services.perlbal.answering import Waiting
 from lj_services.perlbal.http.answers import SERVER, connection_field, date_field
+from lj_services.perlbal.http.head import ResponseHead
 from lj_services.perlbal.service import BaseRole, Service
 from lj_services.perlbal.web import concat, documents, listing, storing
 from lj_services.perlbal.web.documents import Document, Documents
@@ -74,6 +75,8 @@ class WebServerRole(BaseRole):
         request = client.request
         method = request.method
         if method == b"GET" or method == b"HEAD":
+            if "start_serve_request" in hooks and hooks.run("start_serve_request", client):
+                return
             document = self._documents.get(request.target)
             if document is not None:
                 self.send(client, document)
@@ -192,6 +195,15 @@ class WebServerRole(BaseRole):
     ) -> bytes:
         if not client.body_complete:
             client.keep_alive = False
+        hooks = self.service.hooks
+        if "modify_response_headers" in hooks:
+            response = ResponseHead(1, int(status[:3]), status[4:])
+            for line in fields.splitlines():
+                name, _, value = line.partition(b": ")
+                response.set(name, value)
+            hooks.run_all("modify_response_headers", client, response)
+            status = b"%d %b" % (response.status, response.reason)
+            fields = response.kept_block()
         return b"HTTP/1.1 %b\r\n%b%b%b%b%b" % (
             status,
             date_field(),
@@ -253,11 +265,15 @@ class WebServerRole(BaseRole):
             else:
                 client.answer(200, fields, content)
 
-        self.in_thread(client, lambda: concat.read(self.folder, names), then)
+        missing = "concat_get_poststat_file_missing"
+        self.in_thread(client, lambda: concat.read(self.folder, names), then, missing)
 
     # -- PUT and DELETE -----------------------------------------------------------
 
     def _put(self, client: ClientConnection) -> None:
+        hooks = self.service.hooks
+        if "handle_put" in hooks and hooks.run("handle_put", client):
+            return
         path = self._stored_path(client)
         if path is None:
             return
@@ -304,9 +320,20 @@ class WebServerRole(BaseRole):
     # -- threads ------------------------------------------------------------------
 
     def in_thread(
-        self, client: ClientConnection, work: Callable[[], T], then: Callable[[T], Any]
+        self,
+        client: ClientConnection,
+        work: Callable[[], T],
+        then: Callable[[T], Any],
+        missing: str = "static_get_poststat_file_missing",
     ) -> None:
-        """Do what may wait for the disk, and go on with what came of it."""
+        """Do what may wait for the disk, and go on with what came of it.
+
+        Args:
+            client: who waits for it.
+            work: is done in a thread.
+            then: is given what came of it.
+            missing: the hook point for a file that is not there.
+        """
         client.exchange = waiting = Waiting("looking up")
         future = asyncio.get_running_loop().run_in_executor(None, work)
 
@@ -318,7 +345,7 @@ class WebServerRole(BaseRole):
             try:
                 result = future.result()
             except (FileNotFoundError, NotADirectoryError):
-                self._missing(client)
+                self._missing(client, missing)
             except (PermissionError, Outside):
                 client.error(403)
             except concat.BadConcat as error:
@@ -330,8 +357,7 @@ class WebServerRole(BaseRole):
 
         future.add_done_callback(done)
 
-    def _missing(self, client: ClientConnection) -> None:
+    def _missing(self, client: ClientConnection, point: str) -> None:
         hooks = self.service.hooks
-        point = "static_get_poststat_file_missing"
         if point not in hooks or not hooks.run(point, client):
             client.error(404)

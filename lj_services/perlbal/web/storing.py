@@ -55,6 +55,9 @@ class Upload(Waiting):
 
     def body(self, data: bytes) -> None:
         """A piece: to be written."""
+        hooks = self._client.service.hooks
+        if "put_writeout" in hooks and hooks.run("put_writeout", self._client, data):
+            return
         self._inflow.put(data)
 
     def body_done(self) -> None:
