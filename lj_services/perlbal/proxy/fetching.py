@@ -21,6 +21,7 @@ from lj_services.perlbal.nodes import Address
 from lj_services.perlbal.proxy.exchange import Exchange
 from lj_services.perlbal.proxy.opening import Opener
 from lj_services.perlbal.proxy.reproxy_cache import Url
+from lj_services.perlbal.web.ranges import wanted_part
 
 if TYPE_CHECKING:
     from lj_services.perlbal.frontend import ClientConnection
@@ -67,9 +68,9 @@ class UrlExchange(Exchange):
             return None
         method = b"HEAD" if self.client.request.method == b"HEAD" else b"GET"
         lines = [b"Host: " + str(url.address).removesuffix(":80").encode()]
-        wanted_part = self.client.request.fields.get(b"range")
-        if wanted_part is not None:
-            lines.append(b"Range: " + wanted_part)
+        wanted = wanted_part(self.client.request.fields, self.original.fields)
+        if wanted is not None:
+            lines.append(b"Range: " + wanted)
         lines.append(b"Connection: keep-alive\r\n\r\n" if persist else b"Connection: close\r\n\r\n")
         return b"%b %b HTTP/1.1\r\n%b" % (method, url.path, b"\r\n".join(lines))
 

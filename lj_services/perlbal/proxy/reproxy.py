@@ -40,7 +40,7 @@ from lj_services.perlbal.proxy.exchange import Exchange
 from lj_services.perlbal.proxy.headers import head_for_client
 from lj_services.perlbal.proxy.reproxy_cache import Cached, Url
 from lj_services.perlbal.web.paths import Outside, relative_path
-from lj_services.perlbal.web.ranges import Unsatisfiable, part_of, unchanged
+from lj_services.perlbal.web.ranges import Unsatisfiable, part_of, unchanged, wanted_part
 from lj_services.perlbal.web.sending import FileSender
 
 if TYPE_CHECKING:
@@ -112,6 +112,8 @@ def from_cache(role: ProxyRole, client: ClientConnection) -> bool:
         name, _, value = line.partition(b":")
         response.set(name, value.strip(b" \t"))
     since = request.fields.get(b"if-modified-since")
+    if b"if-none-match" in request.fields:
+        since = None
     if since is not None and since.partition(b";")[0].strip() == entry.modified:
         client.answer(304)
     else:
@@ -256,6 +258,7 @@ def _send_open_file(
     if (
         response.status == 200
         and since is not None
+        and b"if-none-match" not in request.fields  # that counts instead: to the node
         and unchanged(since, int(status.st_mtime), response.fields[b"last-modified"])
     ):
         os.close(fd)
@@ -263,9 +266,10 @@ def _send_open_file(
         client.transport.write(head_for_client(response, request, keep_alive=client.keep_alive))
         client.done()
         return
-    if response.status == 200 and b"range" in request.fields:
+    wanted = wanted_part(request.fields, response.fields)
+    if response.status == 200 and wanted is not None:
         try:
-            part = part_of(request.fields[b"range"], size)
+            part = part_of(wanted, size)
         except Unsatisfiable:
             os.close(fd)
             client.answer(416, (("Content-Range", f"bytes */{size}"),))

@@ -10,6 +10,7 @@ Sources: RFC 9110 sections 13 and 14.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
 _RANGE = re.compile(rb"bytes=(\d{0,18})-(\d{0,18})")
@@ -44,6 +45,24 @@ def part_of(value: bytes, size: int) -> tuple[int, int] | None:
     if first >= size:
         raise Unsatisfiable
     return first, min(last, size - 1) - first + 1
+
+
+def wanted_part(fields: Mapping[bytes, bytes], has: Mapping[bytes, bytes]) -> bytes | None:
+    """The Range field that counts; None: the whole is to be sent.
+
+    It does not count where the client has a part of something else (If-Range, RFC 9110 section
+    13.1.5): behind that, a part of this would be garbage.
+
+    Args:
+        fields: of the request.
+        has: the response's; its Last-Modified and ETag say which version it is of.
+    """
+    of = fields.get(b"if-range")
+    if of is not None:
+        strong = has.get(b"etag", b"")
+        if of not in (has.get(b"last-modified"), b"" if strong.startswith(b"W/") else strong):
+            return None
+    return fields.get(b"range")
 
 
 def unchanged(value: bytes, modified: int, shown: bytes) -> bool:

@@ -176,6 +176,36 @@ def test_nodes_may_name_only_what_they_are_allowed(rig: Rig) -> None:
     balancer.command("SET web.reproxy_prefixes = ,")
 
 
+@pytest.mark.parametrize("field", ["ETag", "Last-Modified"])
+@pytest.mark.parametrize("way", ["file", "url"])
+def test_a_part_of_something_else_is_not_continued(rig: Rig, way: str, field: str) -> None:
+    port = rig.balancers["ours"].port
+    now, before = {
+        "ETag": ('"new"', '"old"'),
+        "Last-Modified": ("Sat, 02 Jan 2021 00:00:00 GMT", "Fri, 01 Jan 2021 00:00:00 GMT"),
+    }[field]
+    file = ("X-REPROXY-FILE", f"{rig.folder}/a.txt")
+    url = ("X-REPROXY-URL", f"http://{rig.store.address}/parts")
+    rig.names("/part", file if way == "file" else url, (field, now))
+
+    def part(of: str) -> bool:
+        answer = get(port, "/part", "Range: bytes=7-11", f"If-Range: {of}")
+        if way == "file":
+            assert answer.body == (b"world" if answer.status == 206 else b"hello, world\n")
+            return answer.status == 206
+        return ["Range", "bytes=7-11"] in answer.json["headers"]
+
+    assert (part(now), part(before)) == (True, False)
+
+
+def test_what_a_node_has_decided_by_its_tag_is_not_decided_by_a_date(rig: Rig) -> None:
+    port = rig.balancers["ours"].port
+    rig.names("/tagged", ("X-REPROXY-FILE", f"{rig.folder}/a.txt"), ("ETag", '"new"'))
+    since = "If-Modified-Since: Fri, 01 Jan 2100 00:00:00 GMT"
+    assert get(port, "/tagged", since).status == 304
+    assert get(port, "/tagged", since, 'If-None-Match: "old"').status == 200
+
+
 def test_remembered_urls_that_fail_are_asked_for_again(rig: Rig) -> None:
     port = rig.balancers["ours"].port
     down = ("X-REPROXY-URL", f"http://127.0.0.1:{free_port()}/")
