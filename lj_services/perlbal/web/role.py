@@ -250,23 +250,35 @@ class WebServerRole(BaseRole):
             client.error(403)
             return
 
-        def then(read: tuple[bytes, str, int]) -> None:
-            content, kind, newest = read
+        def then(several: concat.Several) -> None:
             hooks = self.service.hooks
             if "concat_get_poststat_pre_send" in hooks and hooks.run(
-                "concat_get_poststat_pre_send", client, newest
+                "concat_get_poststat_pre_send", client, several.newest
             ):
                 return
-            shown = formatdate(newest, usegmt=True)
+            shown = formatdate(several.newest, usegmt=True)
             since = client.request.fields.get(b"if-modified-since")
-            fields = (("Content-Type", kind), ("Last-Modified", shown))
-            if since is not None and unchanged(since, newest, shown.encode()):
+            fields = (("Content-Type", several.kind), ("Last-Modified", shown))
+            if since is not None and unchanged(since, several.newest, shown.encode()):
                 client.answer(304, fields)
+            elif several.content is not None:
+                client.answer(200, fields, several.content)
             else:
-                client.answer(200, fields, content)
+                self._send_several(client, several, fields)
 
         missing = "concat_get_poststat_file_missing"
-        self.in_thread(client, lambda: concat.read(self.folder, names), then, missing)
+        self.in_thread(client, lambda: concat.look(self.folder, names), then, missing)
+
+    def _send_several(
+        self, client: ClientConnection, several: concat.Several, fields: tuple[tuple[str, str], ...]
+    ) -> None:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fields).encode()
+        head = self._head(client, b"200 OK", lines, several.size)
+        if client.request.method == b"HEAD":
+            client.transport.write(head)
+            client.done()
+        else:
+            concat.Sender(client, self.folder, several).start(head)
 
     # -- PUT and DELETE -----------------------------------------------------------
 
@@ -348,8 +360,6 @@ class WebServerRole(BaseRole):
                 self._missing(client, missing)
             except (PermissionError, Outside):
                 client.error(403)
-            except concat.BadConcat as error:
-                client.error(400, str(error))
             except OSError as error:
                 client.error(404 if error.errno in (36, 40) else 500)
             else:

@@ -50,6 +50,7 @@ class FileSender:
         first: where to begin, in bytes.
         size: how much to send.
         ended: called at the end, with whether all of it was sent.
+        follow: called when all of it was sent, if it is not the end of the response.
     """
 
     has_file = True
@@ -62,12 +63,14 @@ class FileSender:
         first: int,
         size: int,
         ended: Callable[[bool], None] | None = None,
+        follow: Callable[[], None] | None = None,
     ) -> None:
         self._client = client
         self._fd = fd
         self._offset = self._cached_to = first
         self._left = size
         self._ended = ended
+        self._follow = client.done if follow is None else follow
         self._loop = asyncio.get_running_loop()
         self._socket = -1
         self._watching = False
@@ -83,15 +86,11 @@ class FileSender:
         """Send the head, then the part."""
         client = self._client
         client.exchange = self
-        if self._tls:
-            client.buffer_up_to(TLS_PORTION)
+        client.buffer_up_to(TLS_PORTION if self._tls else 0)
+        if head:
             client.transport.write(head)
+        if self._tls or not client.transport.get_write_buffer_size():
             self._next()
-        else:
-            client.buffer_up_to(0)
-            client.transport.write(head)
-            if not client.transport.get_write_buffer_size():
-                self._next()
 
     # -- what the client's connection tells ---------------------------------------
 
@@ -231,7 +230,7 @@ class FileSender:
             self._ended(whole)
         if whole:
             self._client.buffer_up_to(self._before)
-            self._client.done()
+            self._follow()
 
 
 def _pread(fd: int, size: int, offset: int) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -157,3 +157,27 @@ def test_when_all_nodes_are_slow_everything_is_answered_once(
         with each:
             assert each.read().json["path"] == f"/wait?{number}"
     assert len(node.seen()) == 30
+
+
+def test_who_asks_for_many_files_and_does_not_read_takes_no_memory(
+    start_balancer: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "a.js").write_bytes(b"x" * 150_000)
+    config = (
+        f"CREATE SERVICE files\n  SET role = web_server\n  SET docroot = {tmp_path}\n"
+        "  SET enable_concatenate_get = on\n  SET listen = 127.0.0.1:PORT\nENABLE files\n"
+    )
+    balancer = start_balancer(config)
+
+    def used() -> int:
+        status = Path(f"/proc/{balancer.running.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) << 10
+
+    before = used()
+    with ExitStack() as stack:
+        for _ in range(20):
+            talk = stack.enter_context(balancer.talk())
+            talk.send(GET % (b"/??" + b",".join([b"a.js"] * 100), b""))
+            assert talk.line() == b"HTTP/1.1 200 OK\r\n"
+        # 300 MB were asked for.
+        assert used() - before < 100 << 20

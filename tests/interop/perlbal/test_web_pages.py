@@ -98,6 +98,27 @@ def test_several_files_at_once(
 
 
 @BOTH
+def test_several_large_files_at_once(which: Which, site: Site) -> None:
+    folder = site.folders[which] / "many"
+    folder.mkdir()
+    sizes = (0, 300_000, 5, 0, 70_000, 1 << 20)
+    files = [bytes([65 + number]) * size for number, size in enumerate(sizes)]
+    for number, content in enumerate(files):
+        (folder / f"{number}.txt").write_bytes(content)
+    target = "/many/??" + ",".join(f"{number}.txt" for number in (*range(len(files)), 2))
+    whole = b"".join(files) + files[2]
+    with site.balancers[which].talk() as talk:
+        ask = f"GET {target} HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n".encode()
+        for _ in range(2):
+            answer = talk.ask(ask)
+            assert answer.status == 200
+            assert answer.body == whole
+        if which == "ours":  # Perlbal's closes
+            head = talk.ask(ask.replace(b"GET", b"HEAD"))
+            assert int(head.fields["content-length"]) == len(whole)
+
+
+@BOTH
 def test_several_files_at_once_can_be_switched_off(which: Which, site: Site) -> None:
     site.balancers[which].command("SET files.enable_concatenate_get = off")
     answer = site.get(which, "/foo/??a.css,b.css")
