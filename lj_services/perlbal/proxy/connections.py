@@ -74,14 +74,16 @@ class Connections(Opener, BaseRole):
     def spawn(self) -> None:
         """Open connections, as many as are wanted and may be opened now."""
         pool = self.pool
-        if pool is None or self._closed or not self.service.enabled:
+        if pool is None or self._closed:
             return
         self.notice()
         bound = 0
         if len(self.queues) > self.queues.free:
             bound = self._spawn_bound()
             self._serve_released()
-        ahead = 0 if self.balancer.draining else self.parameters.connect_ahead
+        # Who is connected, or comes by a selector, is served whether it is enabled or not.
+        serving = self.service.enabled and not self.balancer.draining
+        ahead = self.parameters.connect_ahead if serving else 0
         want = self.queues.free + ahead - len(self.bored) - (len(self.pending) - bound)
         if want <= 0:
             return

@@ -125,6 +125,20 @@ def test_whether_clients_stay_is_for_the_selector_to_say(which: Which, site: Sit
 
 
 @BOTH
+def test_who_is_connected_is_served_by_what_was_disabled(which: Which, site: Site) -> None:
+    balancer = site.balancers[which]
+    balancer.command("SET web.persist_backend = off")  # so that a connection has to be opened
+    with balancer.talk() as talk:
+        assert ask(talk, "proxy").status == 200
+        balancer.command("DISABLE web")
+        assert ask(talk, "proxy").status == 200
+    with balancer.talk() as talk:
+        assert ask(talk, "proxy").status == 200
+    balancer.command("ENABLE web")
+    balancer.command("SET web.persist_backend = on")
+
+
+@BOTH
 @pytest.mark.parametrize(
     ("host", "status"),
     [
