@@ -87,6 +87,8 @@ def lines_for_node(client: ClientConnection, request: RequestHead, service: Serv
     if service.remove:
         lines = _without(lines, set(service.remove))
     for name, value in service.insert:
+        # In the place of what a client says under this name.
+        lines = _without(lines, {name.lower()})
         lines.append(b"%b: %b" % (name, value))
     return lines
 

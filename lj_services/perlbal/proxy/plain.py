@@ -5,8 +5,8 @@ adds.  The former are ready where they have come before (`http.known`), the latt
 all requests of a client, until a parameter changes.  So a head is put together of the two.
 
 It is not where more has to be looked at than that: plug-ins that see the lines, ``HEADER
-REMOVE``.  Then `headers` makes it, line by line.  What is added is made there, too, so that the
-quick way can't differ from the other one.
+REMOVE``, a client's field that ``HEADER INSERT`` replaces.  Then `headers` makes it, line by line.
+What is added is made there, too, so that the quick way can't differ from the other one.
 """
 
 from __future__ import annotations
@@ -34,16 +34,21 @@ class PlainHeads:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._added: dict[str, bytes] = {}
+        self._inserted: frozenset[bytes]
+        self.changed()
 
     def changed(self) -> None:
         """The service adds something else from now on."""
         self._added.clear()
+        self._inserted = frozenset(name.lower() for name, _ in self._service.insert)
 
     def head(self, request: RequestHead, client: ClientConnection) -> bytes | None:
         """A request's head for a node; None if it must be made line by line."""
         kept = request.kept
         service = self._service
         if kept is None or service.remove or service.hooks.by_point:
+            return None
+        if self._inserted and not self._inserted.isdisjoint(request.fields):
             return None
         added = self._added.get(client.peer)
         if added is None:

@@ -60,6 +60,9 @@ def test_header_rules(which: Which, start_balancer: Start, node: Node) -> None:
     assert seen["x-added"] == "yes"
     assert "x-secret" not in seen
     assert seen["x-kept"] == "1"
+    for _ in range(3):  # what has come before, too
+        told = get(balancer.port, "/", "X-Added: no", "x-added: never").json["headers"]
+        assert [value for name, value in told if name.lower() == "x-added"] == ["yes"]
 
 
 @BOTH

@@ -226,6 +226,8 @@ def test_a_head_is_made_of_lines_where_these_matter() -> None:
     head = request(b"GET / HTTP/1.1\r\n" + BROWSER)
     whose = service(remove=[b"cookie"])
     assert PlainHeads(whose).head(head, client("192.0.2.1")) is None
+    whose = service(insert=[(b"Cookie", b"x=1")])  # in the place of the browser's
+    assert PlainHeads(whose).head(head, client("192.0.2.1")) is None
     whose = service()
     assert PlainHeads(whose).head(head, client("192.0.2.1")) is not None
     whose.hooks.register("x", "backend_client_assigned", lambda *_: False)
