@@ -69,6 +69,23 @@ def _together(values: list[str], *, latest: bool) -> str:
     return str(max(counts) if latest else sum(counts))
 
 
+def _columns(answers: Answers) -> list[str]:
+    """Lines that end in a column of numbers."""
+    sums: dict[str, int] = {}
+    widths: dict[str, int] = {}
+    for line in (line for lines in answers for line in lines if line != "."):
+        name, _, number = line.rpartition(" ")
+        name = name.rstrip()
+        sums[name] = sums.get(name, 0) + int(number)
+        widths.setdefault(name, len(line) - len(name))
+    return [*(f"{name}{total:{widths[name]}d}" for name, total in sums.items()), "."]
+
+
+def _below(answers: Answers) -> list[str]:
+    """Lines, a dot."""
+    return [*(line for lines in answers for line in lines if line != "."), "."]
+
+
 def _rows(answers: Answers) -> list[str]:
     """A heading, rows of each worker, a dot."""
     heading = [line for line in answers[0][:1] if line.split()[:1] == ["fd"]]
@@ -177,9 +194,11 @@ _RULES: Final[dict[str, Callable[[Answers], list[str]]]] = {
     "noverify": _rows,
     "obj": _numbers,
     "pending": _rows,
+    "patterns": _first,
     "plugins": _first,
     "proc": _proc,
     "queues": _numbers,
+    "recent": _below,
     "reproxy_state": _numbers,
     "show pool": _first,
     "show pool NAME": _numbers,
@@ -188,6 +207,7 @@ _RULES: Final[dict[str, Callable[[Answers], list[str]]]] = {
     "socks": _rows,
     "socks summary": _summary,
     "states": _numbers,
+    "stats": _columns,
     "uptime": _first,
     "version": _first,
 }
