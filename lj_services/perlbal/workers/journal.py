@@ -1,8 +1,9 @@
 """What consoles have changed since the configuration file was read, for workers that come later.
 
 Of lines that set the same thing, only the last one is kept, so it does not grow with every
-node that is taken out of a pool and put in again.  A drain that is told again is told for what
-is left of its time.
+node that is taken out of a pool and put in again.  Rules of which the first that matches counts,
+and plug-ins that other lines need, stay in the place where they were first.  A drain that is told
+again is told for what is left of its time.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from lj_services.perlbal.language import Command
 
 _SET: Final = re.compile(r"(?:set|default) (?:(\w+)[. ])?([\w.]+) ?=.*")
 _FOR: Final = re.compile(r"(?: for=(\d+))?$", re.IGNORECASE)
+_STAYING: Final = frozenset({"load", "access", "vpath"})
 _SWITCH: Final = re.compile(r"(?:enable|disable) (\w+)")
 
 
@@ -48,8 +50,13 @@ class Journal:
     def add(self, command: Command, meant: str) -> None:
         """Write a line down; `meant` is what was created or used last before it."""
         key = _key(command, meant)
-        self._lines.pop(key, None)
         line = command.original
+        if key[2:] == ("access reset",):
+            for rule in [each for each in self._lines if each[:2] == key[:2]]:
+                del self._lines[rule]
+        elif command.name in _STAYING and self._lines.get(key, ("", ""))[0] == line:
+            return
+        self._lines.pop(key, None)
         if key[0] == "drain":
             found = _FOR.search(command.text)
             seconds = int(found[1]) if found is not None and found[1] else DRAIN_S
@@ -82,6 +89,10 @@ def _key(command: Command, meant: str) -> tuple[str, ...]:
         first, second, node = words[1:4]
         verb, name = (first, second) if first in ("add", "remove", "drain") else (second, first)
         return ("drain" if verb == "drain" else "pool", name, node)
+    if words[0] in ("load", "unload"):
+        return ("plugin", words[1])
+    if words[0] == "access":
+        return ("access", meant, "access policy" if words[1] == "policy" else text)
     if (found := _SWITCH.fullmatch(text)) is not None:
         return ("switch", found[1])
     return (meant, text)

@@ -108,6 +108,35 @@ def test_of_changes_to_the_same_thing_only_the_last_is_kept() -> None:
     assert [meant for _line, meant in journal][-1] == "web"
 
 
+def test_rules_keep_their_order_and_what_is_needed_comes_before() -> None:
+    journal = Journal()
+    for line in (
+        "LOAD accesscontrol",
+        "ACCESS DENY ip 10.0.0.9",
+        "ACCESS POLICY deny",
+        "ACCESS RESET",
+        "ACCESS ALLOW ip 10.0.0.1",
+        "ACCESS DENY netmask 10.0.0.0/8",
+        "ACCESS POLICY deny",
+        "ACCESS ALLOW ip 10.0.0.1",  # a second time it means nothing: the first rule counts
+        "ACCESS POLICY allow",
+        "LOAD accesscontrol",
+    ):
+        write(journal, line, "web")
+    write(journal, "ACCESS DENY ip 10.0.0.9", "other")
+    write(journal, "LOAD stats")
+    write(journal, "UNLOAD stats")
+    assert [line for line, _meant in journal] == [
+        "LOAD accesscontrol",
+        "ACCESS RESET",
+        "ACCESS ALLOW ip 10.0.0.1",
+        "ACCESS DENY netmask 10.0.0.0/8",
+        "ACCESS POLICY allow",
+        "ACCESS DENY ip 10.0.0.9",
+        "UNLOAD stats",
+    ]
+
+
 def test_a_drain_is_told_again_for_what_is_left_of_it() -> None:
     now = 100.0
     journal = Journal(lambda: now)
