@@ -11,6 +11,11 @@ from disk_checker.target import Handle
 ACKED, TAKEN, FAILED, TOLD = range(4)
 """Kinds of answers: a batch is synced; a piece is written; a batch failed; something to note."""
 
+HOST_ERRORS = frozenset(
+    ("ENOSPC", "EDQUOT", "EFBIG", "EMFILE", "ENFILE", "ENOMEM", "EACCES", "EPERM", "EINVAL")
+)
+"""Errors of the host or of the set-up: they say nothing about the disk."""
+
 
 @dataclass(slots=True)
 class Answer:

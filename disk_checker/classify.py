@@ -8,8 +8,7 @@ promises whole sectors, not whole blocks.  Everything else is a fault.  The orde
 questions matters: damage is looked for first, since a damaged sector's fields prove
 nothing; then sectors in a wrong place; only then is old told from torn.
 
-    corrupted      a sector that no write ever produced: wrong checksum, foreign bytes,
-                   or a write that was never intended
+    corrupted      a sector that no write ever produced: wrong checksum, foreign bytes
     misdirected    a sector of this run, right but for its place
     torn           acknowledged, yet some sectors are A or newer and some are older
     lost           acknowledged, yet all of it is older (zeros, an older write, an
@@ -19,6 +18,9 @@ nothing; then sectors in a wrong place; only then is old told from torn.
     reordered      of the lost, torn and stale: those that were acknowledged before a
                    write was even issued that survived
     torn_in_flight never acknowledged and mixed: allowed, told for information
+    unrecorded     a later write than any that was announced, and right by its checksum: no
+                   fault of the disk, the record has lost its end
+    later_run      a later run wrote here: nothing can be said of this one
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ FaultClass = Literal[
     "stale_metadata",
     "unreadable",
     "torn_in_flight",
+    "unrecorded",
     "later_run",
 ]
 
@@ -162,7 +165,7 @@ def judge_block(
         fate = _fate(sector, run, block, index, acked, newest, prior_unknown)
         fates[fate] += 1
         first_bad.setdefault(fate, index)
-        if fate in ("acked", "newer"):
+        if fate in ("acked", "newer", "unrecorded"):
             newest_us = max(newest_us, sector.time_us)
     whole = len(sectors)
     cls: FaultClass
@@ -172,12 +175,12 @@ def judge_block(
         cls = "corrupted"
     elif fates["misdirected"]:
         cls = "misdirected"
+    elif acked and fates["old"]:
+        cls = "lost" if fates["old"] == whole else "torn"
+    elif fates["unrecorded"]:
+        cls = "unrecorded"
     elif not acked or fates["acked"] == whole:
         return None
-    elif fates["old"] == whole:
-        cls = "lost"
-    elif fates["old"]:
-        cls = "torn"
     elif len({sector.seq for sector in sectors}) > 1:
         cls = "torn_in_flight"
     else:
@@ -216,12 +219,12 @@ def _fate(
     newest: int | None,
     prior_unknown: bool,
 ) -> str:
-    """One sector: acked, newer, old, or a fault."""
+    """One sector: acked, newer, old, unrecorded, or a fault."""
     if sector.kind is Kind.STAMPED and sector.run == run:
-        if newest is not None and sector.seq > newest:
-            return "corrupted"
         if (sector.block, sector.index) != (block, index):
             return "misdirected"
+        if newest is not None and sector.seq > newest:
+            return "unrecorded"
         if sector.seq == acked:
             return "acked"
         return "newer" if sector.seq > acked else "old"

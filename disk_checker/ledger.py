@@ -6,15 +6,11 @@ needed: not memory, not a second file.  A listener that is killed at any moment 
 prefix of the frames; the end of that prefix is found by the frames' checksums, and every
 frame that was answered is in it.
 
-The state of every block (the last acknowledged write and its time) is *folded* from the
-journal when somebody asks: into a nameless file, 16 bytes a block, sparse, mapped into
-memory, so that the kernel and not this process decides how much of it stays in memory.
-What the fold keeps of its own is bounded by the writes in flight: an intent is
-remembered until its acknowledgement comes.
+What the frames add up to is folded when somebody asks (:mod:`disk_checker.fold`).
 
-A write counts as acknowledged only if its DONE frame is in the journal.  An intent
-without one (in flight when the power went, or failed) makes its content *allowed* on
-disk, never required.
+How a run ended is known here alone, and noted: by a goodbye ("stopped"), a closed connection
+or silence, which is all that a power cut leaves; a journal without such a note is one whose
+listener was ended, and its writer stopped with it.
 """
 
 from __future__ import annotations
@@ -22,20 +18,19 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import mmap
 import os
+import re
 import secrets
-import struct
-import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
+from typing import Any, BinaryIO
 
 from disk_checker import protocol
 from disk_checker.errors import LedgerError, ProtocolError, Refused
+from disk_checker.fold import CHUNK, Fold, no_room
 from disk_checker.plan import Plan
 from disk_checker.protocol import Frame, FrameReader, Kind
 
@@ -44,11 +39,21 @@ log = logging.getLogger("disk_checker.ledger")
 MAX_IN_FLIGHT = 1 << 20
 """Intents of a run that may wait for their acknowledgement: bounds the fold's memory."""
 
-MAX_NOTES = 1000
+_RUN_NAME = re.compile("[0-9a-f]{16}")
+_HEARD = re.compile(rb"\x08\0\0\0(.{4})(\x10)(.{8})", re.DOTALL)
 
-_STATE = struct.Struct("<QQ")
-STATE_SIZE = _STATE.size
-_CHUNK = 1 << 20
+
+def _is_end(frame: Frame) -> bool:
+    """Whether it tells how the run ended, or that the power is being cut."""
+    return frame.kind is Kind.NOTE and protocol.decode_json(frame).get("note") in (
+        "stopped",
+        "cut",
+        "ended",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def run_name(run: int) -> str:
@@ -64,121 +69,47 @@ def no_record(run: int) -> Refused:
     )
 
 
-@dataclass
-class Totals:
-    """What a run's journal adds up to."""
-
-    intended: int = 0
-    """highest seq that was granted"""
-    acked: int = 0
-    """writes acknowledged"""
-    last_ack_us: int = 0
-    """the victim's clock at its last acknowledgement, µs from the run's start"""
-    end_block: int = 0
-    """1 + the highest block with an acknowledged write"""
-    last_ack_heard_us: int = 0
-    """the listener's clock when the last acknowledgement came, µs since 1970"""
-    last_heard_us: int = 0
-    """the listener's clock when the victim was last heard"""
-    started_us: int = 0
-    in_flight: int = 0
-    """intents without acknowledgement"""
-    stopped: bool = False
-    """the victim said goodbye: no power cut interrupted it"""
-    cut_us: int = 0
-    """the listener's clock when somebody noted that the power is being cut; 0: nobody did"""
-    notes: list[dict[str, Any]] = field(default_factory=list)
-    """errors, findings of read-backs, and so on; the first thousand"""
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
 class Journal:
     """One run's file, open for appending."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
     def append(self, data: bytes) -> None:
-        """Add frames and wait until they are on disk."""
+        """Add frames and wait until they are on disk.
+
+        :raises LedgerError: when they are not; then nothing of them stays.
+        """
         stamp = protocol.encode_number(Kind.HEARD, time.time_ns() // 1000)
         rest = memoryview(stamp + data)
-        while rest:
-            rest = rest[os.write(self._file, rest) :]
-        os.fdatasync(self._file)
+        with _alone(self._file):
+            before = os.fstat(self._file).st_size
+            try:
+                while rest:
+                    rest = rest[os.write(self._file, rest) :]
+                os.fdatasync(self._file)
+            except OSError as error:
+                with suppress(OSError):
+                    os.ftruncate(self._file, before)
+                raise no_room(self.path.parent, error) from None
+
+    def end(self, how: str) -> None:
+        """Note how the run ended; see `Totals.ended`."""
+        self.append(protocol.encode_json(Kind.NOTE, {"note": "ended", "how": how}))
 
     def close(self) -> None:
         os.close(self._file)
 
 
-class Fold:
-    """The states of a run's blocks and its totals, folded from its journal."""
-
-    def __init__(self, journal: Path, plan: Plan) -> None:
-        self.plan = plan
-        self.totals = Totals()
-        self._pending: dict[int, int] = {}
-        with tempfile.TemporaryFile(dir=journal.parent, prefix="fold-") as states:
-            states.truncate(plan.blocks * STATE_SIZE)
-            self._map = mmap.mmap(states.fileno(), plan.blocks * STATE_SIZE)
-        reader = FrameReader()
-        heard = 0
-        with journal.open("rb") as file:
-            try:
-                while chunk := file.read(_CHUNK):
-                    for frame in reader.feed(chunk):
-                        if frame.kind is Kind.HEARD:
-                            heard = protocol.decode_number(frame)
-                        else:
-                            self._take(frame, heard)
-            except ProtocolError:
-                pass  # the end of what was answered: see above
-        self.totals.in_flight = len(self._pending)
-
-    def _take(self, frame: Frame, heard: int) -> None:
-        totals = self.totals
-        totals.last_heard_us = heard
-        if frame.kind is Kind.OPEN:
-            totals.started_us = heard
-        elif frame.kind is Kind.INTENTS:
-            first, blocks = protocol.decode_intents(frame)
-            self._pending.update(zip(range(first, first + len(blocks)), blocks, strict=True))
-            totals.intended = first + len(blocks) - 1
-        elif frame.kind is Kind.DONE:
-            flat = protocol.decode_done(frame)
-            if flat:
-                totals.last_ack_heard_us = heard
-            states = self._map
-            pending = self._pending
-            numbers = iter(flat)
-            for seq, time_us in zip(numbers, numbers, strict=True):
-                block = pending.pop(seq, None)
-                if block is None:
-                    raise LedgerError(f"the journal acknowledges write {seq}, never intended")
-                at = block * STATE_SIZE
-                if seq > _STATE.unpack_from(states, at)[0]:
-                    _STATE.pack_into(states, at, seq, time_us)
-                if block >= totals.end_block:
-                    totals.end_block = block + 1
-                if time_us > totals.last_ack_us:
-                    totals.last_ack_us = time_us
-            totals.acked += len(flat) // 2
-        elif frame.kind is Kind.NOTE:
-            note = protocol.decode_json(frame)
-            if note.get("note") == "stopped":
-                totals.stopped = True
-            elif note.get("note") == "cut":
-                totals.cut_us = heard
-            elif len(totals.notes) < MAX_NOTES:
-                totals.notes.append({**note, "heard_us": heard})
-
-    def states(self, first: int, count: int) -> bytes:
-        """16 bytes a block: acknowledged seq (0: none), its time in µs."""
-        return self._map[first * STATE_SIZE : (first + count) * STATE_SIZE]
-
-    def close(self) -> None:
-        self._map.close()
+@contextmanager
+def _alone(descriptor: int) -> Iterator[None]:
+    """A note of somebody else never stands amid what is appended, and may be taken back."""
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 class Ledger:
@@ -204,50 +135,83 @@ class Ledger:
             ) from None
         self.plans: dict[int, Plan] = {}
         for path in sorted(folder.glob("*.journal")):
-            self._recover(path)
+            if _RUN_NAME.fullmatch(path.stem):
+                self._recover(path)
 
     def _recover(self, path: Path) -> None:
         """Read a run's plan; move what a crash left behind its last whole frame aside."""
         reader = FrameReader()
         plan: Plan | None = None
-        with path.open("r+b") as file:
-            try:
-                while chunk := file.read(_CHUNK):
-                    for frame in reader.feed(chunk):
-                        if frame.kind is Kind.OPEN:
-                            plan = Plan.model_validate(protocol.decode_json(frame))
-            except ProtocolError:
-                pass
-            except ValidationError as error:
-                raise LedgerError(f"{path}: not a journal of this version: {error}") from None
-            if plan is None:
-                return  # the listener died before it answered OPEN: nobody relies on it
-            if file.seek(0, os.SEEK_END) != reader.consumed:
-                file.seek(reader.consumed)
-                tail = file.read()
-                path.with_suffix(".tail").write_bytes(tail)
-                log.warning("%s: %d unreadable bytes at its end moved aside", path, len(tail))
-                file.truncate(reader.consumed)
-                os.fsync(file.fileno())
+        over = damaged = False
+        try:
+            with path.open("r+b") as file:
+                with suppress(ProtocolError):
+                    while chunk := file.read(CHUNK):
+                        for frame in reader.feed(chunk):
+                            if frame.kind is Kind.OPEN:
+                                plan = Plan.model_validate(protocol.decode_json(frame))
+                            over = over or _is_end(frame)
+                if plan is None:
+                    return  # the listener died before it answered OPEN: nobody relies on it
+                if file.seek(0, os.SEEK_END) != reader.consumed:
+                    damaged = self._set_tail_aside(path, file, reader.consumed)
+        except (OSError, ValueError) as error:
+            raise LedgerError(
+                f"{path}: not a journal of this version ({_first_line(error)}): move it to "
+                "another folder, or give another --state"
+            ) from None
         self.plans[int(path.stem, 16)] = plan
+        journal = Journal(path)
+        try:
+            if damaged:
+                journal.append(protocol.encode_json(Kind.NOTE, {"note": "damaged"}))
+            if not over:
+                journal.end("listener")
+        finally:
+            journal.close()
+
+    def _set_tail_aside(self, path: Path, file: BinaryIO, good: int) -> bool:
+        """Move what is unreadable out of a journal; whether it had been answered.
+
+        A crash leaves at most what was not answered, which is one group: it begins with the one
+        HEARD frame that it has.  With another one behind the first unreadable byte, a group was
+        followed by a later one, so it had been on disk.
+        """
+        file.seek(good)
+        tail = file.read()
+        with path.with_suffix(".tail").open("ab") as aside:
+            aside.write(tail)
+        log.warning("%s: %d unreadable bytes at its end moved aside", path, len(tail))
+        file.truncate(good)
+        os.fsync(file.fileno())
+        return any(
+            zlib.crc32(found[3], zlib.crc32(found[2])) == int.from_bytes(found[1], "little")
+            for found in _HEARD.finditer(tail)
+        )
 
     def path(self, run: int) -> Path:
         return self.folder / f"{run_name(run)}.journal"
 
     def open_run(self, plan: Plan) -> tuple[int, Journal]:
-        """Begin a run: its id (greater than all before) and its journal, both on disk."""
-        newest = max(self.plans, default=0)
+        """Begin a run: its id (greater than all before) and its journal, both on disk.
+
+        :raises LedgerError: when there is no room for it, and so on.
+        """
+        newest = max(plan.prior_run, *self.plans, 0)
         run = max((time.time_ns() // 1_000_000) << 22 | secrets.randbits(22), newest + 1)
         path = self.path(run)
-        with path.open("xb"):
-            pass
-        journal = Journal(path)
-        journal.append(protocol.encode_json(Kind.OPEN, plan.model_dump(mode="json")))
-        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            with path.open("xb"):
+                pass
+            journal = Journal(path)
+            journal.append(protocol.encode_json(Kind.OPEN, plan.model_dump(mode="json")))
+            folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise no_room(self.folder, error) from None
         self.plans[run] = plan
         return run, journal
 
@@ -256,16 +220,16 @@ class Ledger:
 
         :raises Refused: when there is none.
         """
-        runs = [
-            run
-            for run, plan in self.plans.items()
-            if (plan.machine, plan.target) == (machine, target)
-        ]
+        own = {run: plan.target for run, plan in self.plans.items() if plan.machine == machine}
+        runs = [run for run, name in own.items() if name == target]
         if not runs:
+            others = sorted({*own.values()})[:3]
             raise Refused(
-                f"This listener has no record of {target} on this host: either the run was "
-                "recorded by another listener (or another --state), or the record is lost. "
-                "Nothing can be said about the disk."
+                f"This listener has no record of {target} on this host"
+                + (f" (it has: {', '.join(others)})" if others else "")
+                + ". If the target or the host has another name now, say --run with the id that "
+                "`create` said in its first line; else another listener (or another --state) "
+                "recorded it, or the record is lost: then nothing can be said about the disk."
             )
         return max(runs)
 
@@ -279,14 +243,22 @@ class Ledger:
         return Fold(self.path(run), self.plans[run])
 
     def keep_report(self, run: int, report: dict[str, Any]) -> Path:
-        """Put a verifier's report beside the run's journal."""
+        """Put a verifier's report beside the run's journal.
+
+        :raises LedgerError: when it cannot be written.
+        """
         path = self.folder / f"{run_name(run)}.report.json"
         new = path.with_suffix(".new")
-        with new.open("w") as file:
-            json.dump(report, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
+        try:
+            with new.open("w") as file:
+                json.dump(report, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                new.unlink()
+            raise no_room(self.folder, error) from None
         return path
 
     def close(self) -> None:

@@ -17,16 +17,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from disk_checker import protocol
-from disk_checker.errors import DiskCheckerError, ProtocolError, Refused
-from disk_checker.ledger import (
-    MAX_IN_FLIGHT,
-    STATE_SIZE,
-    Fold,
-    Journal,
-    Ledger,
-    no_record,
-    run_name,
-)
+from disk_checker.errors import DiskCheckerError, LedgerError, ProtocolError, Refused
+from disk_checker.fold import STATE_SIZE, Fold
+from disk_checker.ledger import MAX_IN_FLIGHT, Journal, Ledger, no_record, run_name
 from disk_checker.plan import Plan
 from disk_checker.protocol import Frame, FrameReader, Kind
 
@@ -125,9 +118,9 @@ class Listener:
             await self._serve(reader, writer)
         except DiskCheckerError as error:
             log.warning("%s: refused: %s", peer, error)
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, TimeoutError):
                 writer.write(protocol.encode_json(Kind.REFUSED, {"why": str(error)}))
-                await writer.drain()
+                await asyncio.wait_for(writer.drain(), SILENCE_S)
         except TimeoutError:
             log.info("%s: silent for too long", peer)
         except (OSError, asyncio.CancelledError) as error:
@@ -140,11 +133,13 @@ class Listener:
         frames = FrameReader()
         victim: _Victim | None = None
         fold: Fold | None = None
+        how = ""
         try:
             while True:
                 silence = IDLE_S if victim is None else SILENCE_S
                 data = await asyncio.wait_for(reader.read(1 << 18), silence)
                 if not data:
+                    how = "closed"
                     return
                 for frame in frames.feed(data):
                     if victim is not None:
@@ -167,13 +162,28 @@ class Listener:
                 if victim is not None:
                     writer.write(await victim.settle())
                 await writer.drain()
+        except (OSError, DiskCheckerError) as error:  # TimeoutError is an OSError
+            how = "refused" if isinstance(error, DiskCheckerError) else "closed"
+            how = "silent" if isinstance(error, TimeoutError) else how
+            raise
         finally:
-            if victim is not None:
-                victim.journal.close()
-                self._writing.pop((victim.plan.machine, victim.plan.target), None)
-                log.info("run %s: over; %d writes acknowledged", run_name(victim.run), victim.acked)
-            if fold is not None:
-                fold.close()
+            try:
+                if victim is not None:
+                    await self._over(victim, how)
+            finally:
+                if fold is not None:
+                    fold.close()
+
+    async def _over(self, victim: _Victim, how: str) -> None:
+        """A run ended; "" because this listener ends, which the next one will note."""
+        try:
+            if how:
+                with contextlib.suppress(LedgerError):  # no room: then the next one notes it
+                    await asyncio.to_thread(victim.journal.end, how)
+        finally:
+            victim.journal.close()
+            self._writing.pop((victim.plan.machine, victim.plan.target), None)
+            log.info("run %s: over; %d writes acknowledged", run_name(victim.run), victim.acked)
 
     def _open(self, frame: Frame) -> _Victim:
         value = protocol.decode_json(frame)
@@ -231,7 +241,8 @@ class Listener:
                 journal.close()
             writer.write(protocol.encode(Kind.NOTED))
         else:
-            await asyncio.to_thread(self._ledger.keep_report, run, value)
+            report = {**value, "run": run_name(run)}
+            await asyncio.to_thread(self._ledger.keep_report, run, report)
             writer.write(protocol.encode(Kind.KEPT))
 
 

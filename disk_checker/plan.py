@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from typing import Annotated, Literal
 
@@ -23,6 +24,7 @@ DURABLE: dict[str, bool] = {
 }
 """Whether the operating system promises durability when the call returns."""
 
+_UNITS = ("", "k", "M", "G", "T")
 _SIZE = re.compile(r"(\d+)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
 
 
@@ -35,6 +37,15 @@ def parse_size(text: str) -> int:
     if match is None:
         raise TargetError(f"{text!r} is not a size: write it as 512, 16k, 64M, 2G or 1T")
     return int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}[match[2].lower()]
+
+
+def size_text(size: int) -> str:
+    """Bytes as `parse_size` reads them, exactly, in the largest unit that allows it."""
+    unit = 0
+    while size and size % 1024 == 0 and unit < len(_UNITS) - 1:
+        size >>= 10
+        unit += 1
+    return f"{size}{_UNITS[unit]}"
 
 
 class _Message(BaseModel):
@@ -73,8 +84,16 @@ class Plan(_Message):
     prior: Literal["empty", "ours", "unknown"] = Field(
         default="empty", description="what the target held before the run"
     )
+    prior_run: int = Field(default=0, ge=0, lt=(1 << 64) - 1, description="newest run found in it")
     mount: Mount | None = None
     facts: dict[str, object] = Field(default_factory=dict, description="see hostfacts")
+
+    @property
+    def cut_short(self) -> OSError:
+        """What a write means that wrote less than a block: a file system without room, or, of a
+        device, whose end is known, an error."""
+        number = errno.EIO if self.kind == "device" else errno.ENOSPC
+        return OSError(number, "the write was cut short")
 
     @property
     def blocks(self) -> int:

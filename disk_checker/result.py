@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from disk_checker.answers import HOST_ERRORS
 from disk_checker.classify import FAULTS, Finding
 from disk_checker.errors import DAMAGED, HONEST, UNKNOWN
-from disk_checker.ledger import Totals, run_name
+from disk_checker.fold import Totals
+from disk_checker.ledger import run_name
 from disk_checker.plan import DURABLE, Plan
 from disk_checker.statistics import honest_probability
 from disk_checker.workloads import largest_batch
@@ -20,6 +22,17 @@ MIN_ACKED = 100
 IDLE_US = 1_000_000
 _BUCKET_US = 10_000
 _EXACT = 100_000
+
+_ENDS = {
+    "listener": "the listener was ended while the run was under way, and the writer stops then: no "
+    "write was in flight when the power went",
+    "refused": "the listener stopped recording the run, and the writer stops then: no write was in "
+    "flight when the power went",
+    "closed": "the writer closed its connection, which no power cut does: it was ended before the "
+    "power went, so nothing was in flight (if something between closed it, as a proxy or a virtual "
+    "machine's user network does, have `disk-checker cut` say when the power goes)",
+}
+"""What the listener saw of a run's end that was no power cut."""
 
 
 @dataclass
@@ -46,6 +59,8 @@ class Result:
     remarks: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     min_acked: int = MIN_ACKED
+    same_boot: bool = False
+    """only the disk lost its power, the writer's host did not"""
     newest_survivor_us: int = 0
     newest_survivors: dict[int, int] = field(default_factory=dict)
     """thread of the plan: seq of its latest write that is on the disk"""
@@ -111,12 +126,12 @@ class Result:
     @property
     def sync_errors(self) -> list[dict[str, Any]]:
         """I/O errors of the run, without those that the cut itself caused."""
-        cut = self.totals.cut_us
-        return [
-            note
-            for note in self.totals.notes
-            if note.get("note") == "failed" and not (cut and note["heard_us"] >= cut)
-        ]
+        return [note for note in self._failures if note.get("error") not in HOST_ERRORS]
+
+    @property
+    def _failures(self) -> list[dict[str, Any]]:
+        notes = self.totals.notes
+        return [one for one in notes if one.get("note") == "failed" and not one.get("after_cut")]
 
     @property
     def read_back(self) -> Counter[str]:
@@ -150,6 +165,13 @@ class Result:
                 "the writer was stopped before the power went, so nothing was in flight: cut the "
                 "power while `disk-checker create` runs"
             )
+        elif len(self._failures) > len(self.sync_errors):
+            doubts.append(
+                "the writer failed for a reason that is not the disk's (no room? see the notes): "
+                "no write was in flight when the power went"
+            )
+        elif totals.ended in _ENDS and not totals.cut_us and not self._killed:
+            doubts.append(_ENDS[totals.ended])
         elif totals.last_heard_us - totals.last_ack_heard_us > IDLE_US and not totals.cut_us:
             doubts.append(
                 "the writer had been idle for more than a second when it was last heard: "
@@ -159,7 +181,17 @@ class Result:
             doubts.append("no write was in flight when the power went")
         if not DURABLE[self.plan.sync]:
             doubts.append(f"{self.method} promises nothing, so nothing was put to the test")
+        if totals.damaged or self.counts["unrecorded"]:
+            doubts.append(
+                "the record has lost a part of what the listener answered (is the disk of its "
+                "--state one that lies?): begin a new run with a --state on a disk that you trust"
+            )
         return doubts
+
+    @property
+    def _killed(self) -> bool:
+        """Where the host stays alive, whoever cuts the disk's power ends the writer too."""
+        return self.same_boot and self.totals.ended == "closed"
 
     @property
     def method(self) -> str:

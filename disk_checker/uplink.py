@@ -29,6 +29,11 @@ BEAT_S = 0.1
 ANSWER_S = 10.0
 """A listener that owes an answer for so long is gone."""
 
+_NO_MORE = (
+    "; nothing more was written.  Look at the listener; when it is back `verify` says what is "
+    "there of this run, and a cut needs a new one."
+)
+
 _MOST = 10_000
 
 
@@ -40,7 +45,10 @@ def parse_address(text: str) -> tuple[str, int]:
     if ":" in host and not _is_ipv6(host.strip("[]")):
         host = ""
     if not host or not port.isdigit() or not int(port) < 65536:
-        raise Refused(f"{text!r} is not HOST:PORT (a port is a number below 65536)")
+        raise Refused(
+            f"{text!r} is not HOST:PORT (a port is a number below 65536): write it as "
+            "10.0.0.9:5400, db1:5400 or [fe80::1]:5400"
+        )
     return host.strip("[]"), int(port)
 
 
@@ -59,10 +67,11 @@ def connect(address: str) -> socket.socket:
     """
     try:
         line = socket.create_connection(parse_address(address), timeout=10)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a name that no host can have
+        why = getattr(error, "strerror", None) or error
         raise ListenerGone(
-            f"No listener at {address} ({error.strerror or error}): start `disk-checker listen` "
-            "on the machine that keeps its power, and let the port through its firewall."
+            f"No listener at {address} ({why}): start `disk-checker listen` on the machine "
+            "that keeps its power, and let the port through its firewall."
         ) from None
     line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return line
@@ -73,10 +82,34 @@ def refusal(frame: Frame) -> Refused:
     return Refused(str(protocol.decode_json(frame).get("why")))
 
 
+def gone(address: str, error: OSError | None = None) -> ListenerGone:
+    """A listener that was there does not answer."""
+    why = "it closed the connection" if error is None else str(error)
+    return ListenerGone(
+        f"The listener at {address} went away ({why}): look whether it runs (its standard error "
+        "says why not), start it again with the same --state, and repeat this."
+    )
+
+
+def _cut(frames: FrameReader, data: bytes, address: str) -> list[Frame]:
+    """The frames of what was received.
+
+    :raises ProtocolError: with the address, where something else listens.
+    """
+    try:
+        return list(frames.feed(data))
+    except ProtocolError as error:
+        raise ProtocolError(
+            f"What answers at {address} is no listener of disk-checker ({error}): look at the "
+            "port that `disk-checker listen` says."
+        ) from None
+
+
 class Call:
     """A plain question-and-answer connection: verifiers, notes."""
 
     def __init__(self, address: str) -> None:
+        self._address = address
         self._line = connect(address)
         self._line.settimeout(600)
         self._frames = FrameReader()
@@ -92,7 +125,7 @@ class Call:
         try:
             self._line.sendall(data)
         except OSError as error:
-            raise ListenerGone(f"The listener went away: {error}") from None
+            raise gone(self._address, error) from None
 
     def receive(self, kind: Kind) -> Frame:
         """The next answer, which must be of this kind."""
@@ -100,10 +133,10 @@ class Call:
             try:
                 data = self._line.recv(1 << 20)
             except OSError as error:
-                raise ListenerGone(f"The listener went away: {error}") from None
+                raise gone(self._address, error) from None
             if not data:
-                raise ListenerGone("The listener closed the connection.")
-            self._arrived.extend(self._frames.feed(data))
+                raise gone(self._address)
+            self._arrived.extend(_cut(self._frames, data, self._address))
         frame = self._arrived.popleft()
         if frame.kind is Kind.REFUSED:
             raise refusal(frame)
@@ -142,24 +175,24 @@ class Uplink:
                     Kind.OPEN, {"version": protocol.VERSION, **plan.model_dump(mode="json")}
                 )
             )
-            opened = self._first()
+            opened = self._first(address)
             if opened.kind is Kind.REFUSED:
                 raise refusal(opened)
         except OSError as error:
             self._line.close()
-            raise ListenerGone(f"The listener went away: {error}") from None
+            raise gone(address, error) from None
         except Exception:
             self._line.close()
             raise
         self.run = int(protocol.decode_json(opened)["run"])
         self._line.setblocking(False)
 
-    def _first(self) -> Frame:
+    def _first(self, address: str) -> Frame:
         while True:
             data = self._line.recv(65536)
             if not data:
-                raise ListenerGone("The listener closed the connection.")
-            for frame in self._frames.feed(data):
+                raise gone(address)
+            for frame in _cut(self._frames, data, address):
                 return frame
 
     def fileno(self) -> int:
@@ -199,9 +232,7 @@ class Uplink:
         except (Refused, ListenerGone) as error:
             self.fault = error
         except (OSError, ProtocolError) as error:
-            self.fault = ListenerGone(
-                f"The listener went away ({error}); nothing more was written."
-            )
+            self.fault = ListenerGone(f"The listener went away ({error}){_NO_MORE}")
 
     def attend(self, work: Callable[[], None]) -> None:
         """Do something that takes long, in a thread, and keep the line alive meanwhile."""
@@ -243,9 +274,7 @@ class Uplink:
             with contextlib.suppress(BlockingIOError):
                 del self._out[: self._line.send(self._out)]
         if self._owed_since is not None and now - self._owed_since > ANSWER_S:
-            raise ListenerGone(
-                f"The listener has been silent for {ANSWER_S:.0f} s; nothing more was written."
-            )
+            raise ListenerGone(f"The listener has been silent for {ANSWER_S:.0f} s{_NO_MORE}")
 
     def _receive(self) -> None:
         try:
@@ -253,7 +282,7 @@ class Uplink:
         except BlockingIOError:
             return
         if not data:
-            raise ListenerGone("The listener closed the connection; nothing more was written.")
+            raise ListenerGone(f"The listener closed the connection{_NO_MORE}")
         for frame in self._frames.feed(data):
             if frame.kind is Kind.GRANTED:
                 self.granted = protocol.decode_number(frame)

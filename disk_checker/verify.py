@@ -15,17 +15,21 @@ import time
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ValidationError
 
 from disk_checker import host, protocol
 from disk_checker.classify import Finding, judge_block
-from disk_checker.errors import Refused, TargetError
-from disk_checker.ledger import Totals, run_name
-from disk_checker.plan import Mount, Plan
+from disk_checker.errors import ProtocolError, Refused, TargetError
+from disk_checker.fold import Totals
+from disk_checker.ledger import run_name
+from disk_checker.plan import Plan
 from disk_checker.protocol import Kind
+from disk_checker.reach import reachable
 from disk_checker.result import MIN_ACKED, Result
 from disk_checker.stamp import SECTOR
-from disk_checker.target import open_reader, read_at, slot_name
+from disk_checker.target import open_reader, read_at, real_path, slot_name
 from disk_checker.uplink import Call
 
 if TYPE_CHECKING:
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
 
 _CHUNK = 4 << 20
 _SETTLE_S = 3.0
+_SILENCE_S = 12.0
+"""A writer that is silent for so long is gone for the listener too."""
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
@@ -57,20 +63,27 @@ def verify(
     :param device: where the file system is now, if its device's name changed.
     :raises DiskCheckerError: when it cannot be done; the text says what to do.
     """
-    path = path.absolute().parent.resolve() / path.name
+    path = real_path(path)
     with Call(address) as call:
         ask = {"machine": host.machine(), "target": str(path), "run": run}
         record = _ask(call, ask)
-        plan = Plan.model_validate_json(json.dumps(record["plan"]))
-        result = Result(record["run"], plan, Totals(**record["totals"]), min_acked=min_acked)
+        try:
+            plan = Plan.model_validate_json(json.dumps(record["plan"]))
+            totals = Totals(**record["totals"])
+        except (ValidationError, TypeError):
+            raise ProtocolError(
+                f"The listener at {address} is of another version: use the same one on both sides."
+            ) from None
+        result = Result(record["run"], plan, totals, min_acked=min_acked, same_boot=same_boot)
         if record["writing"]:
             raise Refused(
-                f"Run {run_name(result.run)} is still connected and writing: nothing was cut yet."
+                f"Run {run_name(result.run)} is still connected and writing, nothing was cut yet: "
+                "verify after the cut."
             )
         if size is not None and size - size % plan.block_size != plan.size:
             raise TargetError(
-                f"Run {run_name(result.run)} wrote {plan.size} bytes, not {size}: wrong run, "
-                "or wrong target."
+                f"Run {run_name(result.run)} wrote {plan.size} bytes, not {size}: give that size, "
+                "the --run that you mean, or the right FILE."
             )
         judge = Judge(result)
         begun = time.monotonic()
@@ -79,11 +92,19 @@ def verify(
                 "this host has not been restarted since the run began; if only the disk lost "
                 "its power, say --same-boot"
             )
-        if _reachable(path, plan, device, result):
+        if reachable(path, plan, device, result):
             if plan.kind == "folder":
                 _check_folder(call, path, judge, progress)
             else:
                 _check_file(call, path, judge, progress)
+            # A device that has another name now may have lost all; `reach` compared what it could.
+            elsewhere = (plan.machine, plan.target) != (host.machine(), str(path))
+            elsewhere = elsewhere and plan.kind != "device"
+            if elsewhere and not result.checked and not result.newest_survivor_us:
+                raise TargetError(
+                    f"{path} holds nothing of run {run_name(result.run)}, which wrote to "
+                    f"{plan.target} of {plan.hostname}: wrong --run, or wrong FILE."
+                )
         result.seconds = time.monotonic() - begun
         return result
 
@@ -92,13 +113,17 @@ def _ask(call: Call, ask: dict[str, Any]) -> dict[str, Any]:
     """The run's record.
 
     A writer that was just killed may still be connected for the listener, which has its last
-    messages to put on disk: that passes within moments.
+    messages to put on disk; one whose power went is so until the listener notices its silence.
     """
-    deadline = time.monotonic() + _SETTLE_S
+    begun = time.monotonic()
+    heard: int | None = None
     while True:
         call.send(protocol.encode_json(Kind.ASK, ask))
         record = protocol.decode_json(call.receive(Kind.RECORD))
-        if not record["writing"] or time.monotonic() > deadline:
+        last = int(record["totals"]["last_heard_us"])
+        heard = last if heard is None else heard
+        patience = _SILENCE_S if last == heard else _SETTLE_S
+        if not record["writing"] or time.monotonic() - begun > patience:
             return record
         time.sleep(0.1)
 
@@ -110,54 +135,14 @@ def keep(address: str, result: Result) -> None:
         call.receive(Kind.KEPT)
 
 
-def note_cut(address: str, run: int) -> None:
-    """Note that the power is being cut now: errors from here on are the cut's."""
+def note(address: str, run: int, what: Literal["cut", "stopped"]) -> None:
+    """Note in a run's record that the power is being cut now, or that nothing was cut.
+
+    Errors after a cut are the cut's.
+    """
     with Call(address) as call:
-        call.send(protocol.encode_json(Kind.NOTE, {"run": run, "note": "cut"}))
+        call.send(protocol.encode_json(Kind.NOTE, {"run": run, "note": what}))
         call.receive(Kind.NOTED)
-
-
-def _reachable(path: Path, plan: Plan, device: str, result: Result) -> bool:
-    """Whether there is something to read; else the result says what is gone."""
-    if plan.mount is not None and not _mount(plan.mount, device, result):
-        return False
-    if path.exists():
-        return True
-    if plan.kind == "device":
-        raise TargetError(
-            f"{path} is not there: the disk did not come back, or has another name now "
-            f"(then: verify --run {run_name(result.run)} with that name)"
-        )
-    if result.totals.acked == 0:
-        raise TargetError(f"{path} is not there, and no write to it was ever acknowledged.")
-    result.gone = "missing"
-    result.gone_text = f"the {plan.kind} itself is missing, with everything in it"
-    return False
-
-
-def _mount(mount: Mount, device: str, result: Result) -> bool:
-    """Mount the file system if it is not; False when it no longer mounts."""
-    if mount.point == "/" or any(now.point == mount.point for _, now in host.mounts()):
-        return True
-    source = device
-    if not source and mount.uuid:
-        code, found = host.run_tool("blkid", "-c", "/dev/null", "-U", mount.uuid)
-        source = found if code == 0 else ""
-    source = source or mount.source
-    if not Path(source).exists():
-        raise TargetError(
-            f"{mount.point} is not mounted and its device {source} is not there: did the disk "
-            "come back?  If it has another name now, say --device NAME."
-        )
-    if os.geteuid() != 0:
-        raise TargetError(f"{mount.point} is not mounted; mount {source} there and verify again.")
-    code, said = host.run_tool("mount", "-t", mount.type, source, mount.point, timeout_s=600)
-    if code == 0:
-        result.remarks.append(f"{source} was not mounted; mounted it on {mount.point}")
-        return True
-    result.gone = "unmountable"
-    result.gone_text = f"the {mount.type} on {source} no longer mounts ({said.splitlines()[0]})"
-    return False
 
 
 def _states(call: Call, blocks: int, piece: int) -> Iterator[tuple[int, bytes]]:
@@ -178,11 +163,14 @@ def _check_file(call: Call, path: Path, judge: Judge, progress: Progress) -> Non
     plan, totals = result.plan, result.totals
     size = host.device_size(path) if path.is_block_device() else path.stat().st_size
     if path.is_block_device() and size < plan.size:
-        raise TargetError(f"{path} has {size} bytes, run {run_name(result.run)} wrote {plan.size}")
+        raise TargetError(
+            f"{path} has {size} bytes, run {run_name(result.run)} wrote to {plan.size} of its "
+            "disk: this is another one; `lsblk` lists those that there are."
+        )
     if plan.kind == "file" and size > plan.size:
         raise TargetError(
-            f"{path} has {size} bytes, run {run_name(result.run)} wrote at most {plan.size}: "
-            "this is not its file."
+            f"{path} has {size} bytes, run {run_name(result.run)} wrote at most {plan.size}: this "
+            "is not its file, or somebody wrote to it since; begin a new run."
         )
     if plan.kind == "file" and size < totals.end_block * plan.block_size:
         result.remarks.append(

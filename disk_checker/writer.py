@@ -20,7 +20,7 @@ from mmap import mmap
 from typing import Any, Protocol
 
 from disk_checker import aio
-from disk_checker.answers import ACKED, TOLD, Answer, failure
+from disk_checker.answers import ACKED, HOST_ERRORS, TOLD, Answer, failure
 from disk_checker.chain import OPERATIONS, Chain, can_chain
 from disk_checker.groupsync import GroupSync
 from disk_checker.lane import Lane
@@ -61,6 +61,8 @@ class Progress:
 
     acked: int = 0
     errors: list[str] = field(default_factory=list)
+    disk_errors: int = 0
+    """how many of them are the disk's"""
     findings: list[dict[str, Any]] = field(default_factory=list)
     """faults found by reading back"""
 
@@ -257,6 +259,7 @@ class Writer:
             progress.findings.append(note)
             return
         progress.errors.append(note["text"])
+        progress.disk_errors += note["error"] not in HOST_ERRORS
         if not self._go_on or len(progress.errors) >= _MAX_ERRORS:
             self.stop()
 
