@@ -203,7 +203,7 @@ class Chain(Supply):
         if result < 0:
             error = OSError(-result, os.strerror(-result))
         elif operation == "write" and result != self._plan.block_size:
-            error = OSError(errno.ENOSPC, "the write was cut short")
+            error = self._plan.cut_short
         else:
             return
         self._error = self._error or (operation, error)

@@ -1,4 +1,4 @@
-"""The file, folder or device that is written: checks before, writes, syncs, reads.
+"""The file, folder or device that is written: writes, syncs, reads.
 
 Every worker opens the target for itself.  That is what makes an error of a sync
 reliable: Linux reports a failed write-back once per open file description, so with a
@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
-import fcntl
 import mmap
 import os
-import stat
-from collections.abc import Sequence
+import re
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
-from disk_checker import host
-from disk_checker.errors import TargetError
-from disk_checker.plan import Plan, SyncName, TargetKind
-from disk_checker.stamp import MAX_BLOCK, SECTOR, Kind, read_sector
+from disk_checker.plan import Plan, SyncName
 
 _SYNC_FILE_RANGE_ALL = 7  # WAIT_BEFORE | WRITE | WAIT_AFTER
-_PROBES = 256
 _PAGE = mmap.PAGESIZE
+OWN_NAME = re.compile(r"slot-[0-9]{8}|new-([0-9]{1,3}|probe)")
+"""What a run of the rename workload leaves in its folder."""
 
 
 class Handle(Protocol):
@@ -41,6 +36,12 @@ class Handle(Protocol):
         """The block as the disk has it, not the page cache; may be short."""
 
     def close(self) -> None: ...
+
+
+def real_path(path: Path) -> Path:
+    """Where a path leads, by whatever name it is given; what it leads to need not exist."""
+    path = path.absolute().parent.resolve() / path.name
+    return path.resolve() if path.is_symlink() else path
 
 
 def slot_name(block: int) -> str:
@@ -100,6 +101,7 @@ class FileHandle:
 
     def __init__(self, path: Path, plan: Plan) -> None:
         self._size = plan.block_size
+        self._plan = plan
         self._sync = Syncer(plan.sync)
         direct = os.O_DIRECT if plan.direct else 0
         self.file = os.open(path, os.O_RDWR | os.O_CLOEXEC | direct | self._sync.flags)
@@ -108,7 +110,7 @@ class FileHandle:
 
     def write(self, block: int, buffer: memoryview) -> None:
         if os.pwrite(self.file, buffer, block * self._size) != self._size:
-            raise OSError(errno.ENOSPC, "the write was cut short")
+            raise self._plan.cut_short
 
     def sync(self) -> None:
         self._sync(self.file)
@@ -134,6 +136,7 @@ class FolderHandle:
     def __init__(self, path: Path, plan: Plan, name: str) -> None:
         self._path = path
         self._size = plan.block_size
+        self._plan = plan
         self._syncer = Syncer(plan.sync)
         self._direct = os.O_DIRECT if plan.direct else 0
         self._new = path / f"new-{name}"
@@ -144,7 +147,7 @@ class FolderHandle:
         file = os.open(self._new, flags, 0o600)
         try:
             if os.write(file, buffer) != self._size:
-                raise OSError(errno.ENOSPC, "the write was cut short")
+                raise self._plan.cut_short
             self._syncer(file)
         finally:
             os.close(file)
@@ -189,8 +192,9 @@ class Target:
             os.fsync(self._lock)
             sync_folder(self.path.parent)
         elif plan.kind == "folder":
-            for path in self.path.glob("slot-*"):
-                path.unlink()
+            for path in self.path.iterdir():
+                if OWN_NAME.fullmatch(path.name):
+                    path.unlink()
             sync_folder(self.path)
             sync_folder(self.path.parent)
 
@@ -209,199 +213,3 @@ class Target:
 
     def close(self) -> None:
         os.close(self._lock)
-
-
-def _look(path: Path, size: int) -> Literal["empty", "ours", "unknown"]:
-    """What the first megabyte and samples of the rest hold."""
-    ours = False
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        step = max(SECTOR, size // _PROBES // SECTOR * SECTOR)
-        places = [*range(0, min(size, 1 << 20), SECTOR), *range(0, size, step)]
-        for offset in places:
-            data = os.pread(descriptor, SECTOR, offset)
-            # A rest that is no whole sector is none of ours, unless it is zeros.
-            kind = read_sector(data.ljust(SECTOR, b"\0")).kind
-            if kind is Kind.FOREIGN:
-                return "unknown"
-            ours = ours or kind is Kind.STAMPED
-    finally:
-        os.close(descriptor)
-    return "ours" if ours else "empty"
-
-
-def _lock(path: Path, flags: int) -> int:
-    try:
-        descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno == errno.EBUSY:
-            raise TargetError(
-                f"{path} is in use (mounted, part of a RAID or LVM, or swap): unmount it or take "
-                "another; writing to it would destroy what it serves."
-            ) from None
-        hint = ""
-        if error.errno in (errno.EACCES, errno.EPERM):
-            hint = "; run it as root, or take a target that you may write to"
-        raise TargetError(f"{path}: {error.strerror}{hint}") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise TargetError(
-            f"{path}: another disk-checker is writing to it; stop that one."
-        ) from None
-    return descriptor
-
-
-def _kind_of(path: Path, workload: str) -> TargetKind:
-    mode = path.stat().st_mode if path.exists() else 0
-    if workload == "rename":
-        if mode and not stat.S_ISDIR(mode):
-            raise TargetError(f"{path}: the rename workload needs a folder (or a new name for one)")
-        return "folder"
-    if stat.S_ISDIR(mode):
-        raise TargetError(f"{path} is a folder: name a file in it, or use --workload rename")
-    if stat.S_ISBLK(mode):
-        return "device"
-    if mode and not stat.S_ISREG(mode):
-        raise TargetError(f"{path} is neither a file, a folder nor a block device")
-    return "file"
-
-
-def claim(
-    path: Path,
-    *,
-    size: int,
-    block_size: int,
-    workload: Literal["overwrite", "append", "innodb", "rename"] = "overwrite",
-    sync: SyncName = "fsync",
-    direct: bool = False,
-    threads: int = 1,
-    depth: int = 1,
-    filled: bool = False,
-    force: bool = False,
-    facts: dict[str, object] | None = None,
-) -> Target:
-    """Check that a target may be written, lock it, and say what the run will do.
-
-    Nothing is written yet, except that a missing file or folder is made.
-
-    :param size: bytes; ``force`` allows to overwrite data that is not ours.
-    :raises TargetError: what is wrong and what to do.
-    """
-    path = path.absolute().parent.resolve() / path.name
-    if path.is_symlink():
-        path = path.resolve()
-    if not path.parent.is_dir():
-        raise TargetError(f"{path.parent}: no such folder")
-    devices = Path("/dev")  # itself, not what is mounted below it, as /dev/shm
-    in_devices = path.is_relative_to(devices) and path.parent.stat().st_dev == devices.stat().st_dev
-    if in_devices and not path.exists():
-        raise TargetError(f"{path}: no such device; `lsblk` lists those that there are")
-    if block_size % SECTOR or not SECTOR <= block_size <= MAX_BLOCK:
-        raise TargetError(
-            f"blocks of {block_size} bytes: must be a multiple of {SECTOR}, at most {MAX_BLOCK}"
-        )
-    asked, least = size, 8 * threads
-    size -= size % block_size
-    if size // block_size < least:
-        raise TargetError(
-            f"{asked} bytes are too small: {threads} threads with blocks of {block_size} bytes "
-            f"need at least {least * block_size}"
-        )
-    kind = _kind_of(path, workload)
-    existed = path.exists()
-    if kind == "folder":
-        if existed and not force:
-            strange = [
-                entry.name
-                for entry in path.iterdir()
-                if not entry.name.startswith(("slot-", "new-"))
-            ]
-            if strange:
-                raise TargetError(
-                    f"{path} holds other files ({strange[0]} ...): give an empty folder, "
-                    "or --force to work beside them"
-                )
-        path.mkdir(exist_ok=True, mode=0o700)
-        lock = _lock(path, os.O_RDONLY | os.O_DIRECTORY)
-    elif kind == "device":
-        lock = _lock(path, os.O_RDWR | os.O_EXCL)
-    else:
-        lock = _lock(path, os.O_RDWR | os.O_CREAT)
-    try:
-        prior = _check(path, kind, size, lock, force)
-        if direct and (block_size % SECTOR or not _direct_works(path, kind, block_size)):
-            raise TargetError(f"{path}: no O_DIRECT with blocks of {block_size} bytes here")
-        plan = Plan(
-            machine=host.machine(),
-            hostname=os.uname().nodename,
-            boot=host.boot(),
-            target=str(path),
-            kind=kind,
-            size=size,
-            block_size=block_size,
-            workload=workload,
-            sync=sync,
-            direct=direct,
-            threads=threads,
-            depth=depth,
-            filled=filled,
-            prior=prior,
-            mount=None if kind == "device" else host.mount_of(path),
-            facts=facts or {},
-        )
-    except BaseException:
-        os.close(lock)
-        if not existed and kind == "file":
-            path.unlink()
-        raise
-    return Target(plan, lock, made=not existed)
-
-
-def _check(
-    path: Path, kind: TargetKind, size: int, lock: int, force: bool
-) -> Literal["empty", "ours", "unknown"]:
-    prior: Literal["empty", "ours", "unknown"] = "empty"
-    if kind == "device":
-        have = host.device_size(path)
-        if size > have:
-            raise TargetError(f"{path} has {have} bytes, {size} were asked for")
-        prior = _look(path, size)
-    elif kind == "file":
-        state = os.fstat(lock)
-        prior = _look(path, state.st_size)
-        room = os.fstatvfs(lock)
-        free = room.f_bavail * room.f_frsize + state.st_blocks * 512
-        if size > free:
-            raise TargetError(
-                f"{path}: {size} bytes were asked for, the file system has room for {free}"
-            )
-    if prior == "unknown" and not force:
-        raise TargetError(
-            f"{path} holds data that disk-checker did not write; it would be destroyed. "
-            "Take another target, or --force if that is what you want."
-        )
-    return prior
-
-
-def _direct_works(path: Path, kind: TargetKind, block_size: int) -> bool:
-    """Whether this target takes O_DIRECT at this block size (a device's sectors may be larger)."""
-    if kind == "folder":
-        path = path / "new-probe"
-    flags = os.O_RDWR | os.O_DIRECT | (os.O_CREAT if kind == "folder" else 0)
-    try:
-        descriptor = os.open(path, flags, 0o600)
-    except OSError:
-        return False
-    try:
-        if kind == "folder":
-            path.unlink()
-        buffers: Sequence[mmap.mmap] = [mmap.mmap(-1, max(block_size, _PAGE))]
-        os.preadv(descriptor, [memoryview(buffers[0])[:block_size]], 0)
-    except OSError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(descriptor)

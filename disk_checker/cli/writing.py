@@ -12,11 +12,11 @@ from typing import Literal
 import click
 
 from disk_checker import hostfacts
+from disk_checker.claim import claim
 from disk_checker.cli.options import Size, writing_options
-from disk_checker.errors import DAMAGED
+from disk_checker.errors import DAMAGED, TargetError
 from disk_checker.ledger import run_name
 from disk_checker.plan import SyncName, WorkloadName
-from disk_checker.target import claim
 from disk_checker.uplink import Uplink
 from disk_checker.writer import Writer
 
@@ -88,7 +88,14 @@ def create(
             err=True,
         )
     click.echo(f"disk-checker: stopped; {progress.acked} writes acknowledged")
-    return DAMAGED if progress.errors or progress.findings else 0
+    if progress.disk_errors or progress.findings:
+        return DAMAGED
+    if progress.errors:
+        raise TargetError(
+            f"nothing was tested, for a reason that is not the disk's ({progress.errors[0]}): "
+            "mend it (no room: take a smaller SIZE), then begin a new run."
+        )
+    return 0
 
 
 class _Watch:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from disk_checker import target as target_module
+from disk_checker import claim as claim_module
+from disk_checker.claim import claim
 from disk_checker.cli import main
 from disk_checker.cycle import own_listener
-from disk_checker.errors import Refused, TargetError
+from disk_checker.errors import ListenerGone, Refused, TargetError
 from disk_checker.plan import parse_size
 from disk_checker.stamp import Stamper
-from disk_checker.target import claim
-from disk_checker.uplink import parse_address
+from disk_checker.target import Target, real_path
+from disk_checker.uplink import connect, parse_address
+from tests.support.disk_programs import CHECKER
 
 pytestmark = pytest.mark.unit
 
 
-def take(path: Path, **changes: Any) -> target_module.Target:
+def take(path: Path, **changes: Any) -> Target:
     return claim(path, **({"size": 1 << 20, "block_size": 4096} | changes))
 
 
@@ -55,12 +62,60 @@ def test_data_far_behind_the_beginning_is_seen(tmp_path: Path) -> None:
         take(path, size=64 << 20)
 
 
+def test_a_part_of_a_file_with_holes_is_seen_wherever_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    with path.open("wb") as file:
+        file.truncate(64 << 20)
+        file.seek((33 << 20) + 8192)
+        file.write(b"x" * 4096)
+    with pytest.raises(TargetError, match="did not write"):
+        take(path, size=64 << 20)
+
+
 def test_a_file_of_an_older_run_may_be_used_again(tmp_path: Path) -> None:
     path = tmp_path / "ours"
-    path.write_bytes(Stamper(5, 4096).build(0, 1, 1) * 3)
+    path.write_bytes(Stamper(4, 4096).build(0, 1, 1) + Stamper(5, 4096).build(0, 1, 1) * 3)
     target = take(path)
     assert target.plan.prior == "ours"
+    assert target.plan.prior_run == 5, "so that the next run's id is later, whatever the clock says"
     target.close()
+
+
+def test_a_file_that_is_a_device_now_is_refused_even_with_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(b"a file system" * 1000)
+    loop = tmp_path / "sys/block/loop7/loop"
+    loop.mkdir(parents=True)
+    (loop / "backing_file").write_text(f"{path}\n")
+    monkeypatch.setattr(claim_module, "SYS_BLOCK", tmp_path / "sys/block")
+    with pytest.raises(TargetError, match=r"in use as /dev/loop7.*losetup -d"):
+        take(path, force=True)
+
+
+def test_files_that_only_look_like_ours_are_others(tmp_path: Path) -> None:
+    """Once a run would have removed the first and taken the second for its own."""
+    for name in ("slot-machine.jpg", "new-york"):
+        folder = tmp_path / name.replace(".", "-")
+        folder.mkdir()
+        (folder / name).write_text("mine")
+        with pytest.raises(TargetError, match=f"holds other files .{name}"):
+            take(folder, workload="rename")
+        target = take(folder, workload="rename", force=True)
+        (folder / "slot-00000001").write_text("an older run's")
+        target.prepare()
+        target.close()
+        assert [path.name for path in folder.iterdir()] == [name]
+
+
+def test_a_target_has_one_name_however_it_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "check"
+    path.touch()
+    (tmp_path / "link").symlink_to("check")
+    (tmp_path / "folder").symlink_to(tmp_path)
+    names = (path, tmp_path / "link", tmp_path / "folder/link", tmp_path / "folder/check")
+    assert {real_path(name) for name in names} == {path}
 
 
 def test_two_clients_with_one_file(tmp_path: Path) -> None:
@@ -74,8 +129,10 @@ def test_two_clients_with_one_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"size": 4096 * 7}, "too small"),
-        ({"size": 1 << 50}, "has room for"),
+        ({"size": 4096 * 7}, "needs at least 32k: say that or more as SIZE"),
+        ({"size": 500}, "a number without a unit is bytes"),
+        ({"size": 8192, "block_size": 16384}, "needs at least 128k"),
+        ({"size": 1 << 50}, r"has room for \d+: say \d+[MG] or less"),
         ({"size": 1 << 20, "threads": 100}, "too small"),
     ],
 )
@@ -89,7 +146,7 @@ def test_folders_and_files_are_not_confused(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="is a folder"):
         take(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(TargetError, match="needs a folder"):
+    with pytest.raises(TargetError, match="needs one: give a folder"):
         take(tmp_path / "file", workload="rename")
     (tmp_path / "spool").mkdir()
     (tmp_path / "spool/letter").touch()
@@ -97,7 +154,7 @@ def test_folders_and_files_are_not_confused(tmp_path: Path) -> None:
         take(tmp_path / "spool", workload="rename")
     with pytest.raises(TargetError, match="neither a file"):
         take(Path("/dev/null"))
-    with pytest.raises(TargetError, match="no such folder"):
+    with pytest.raises(TargetError, match=r"no such folder: make it .`mkdir -p "):
         take(tmp_path / "none/file")
 
 
@@ -119,6 +176,8 @@ def test_addresses() -> None:
     assert parse_address("10.0.0.1:99") == ("10.0.0.1", 99)
     assert parse_address("[::1]:99") == ("::1", 99)
     assert parse_address("::1") == ("::1", 5400)
+    with pytest.raises(ListenerGone, match=r"No listener at a\.\.b:1"):
+        connect("a..b:1")
     for text in ("10.0.0.1:99:x", "10.0.0.1:99:1", "[10.0.0.1:9]:99", "host:", ":99", "host:port"):
         with pytest.raises(Refused, match="is not HOST:PORT"):
             parse_address(text)
@@ -165,11 +224,18 @@ RUN = ["--same-boot", "--power-off", "true", "--write-seconds", "0.1"]
 @pytest.mark.parametrize(
     ("words", "code", "why"),
     [
-        (["--listen", "192.0.2.1:1", *RUN], 3, "The listener did not start: disk-checker: 192"),
-        (["--program", "/no/such/program", *RUN], 2, "No such file or directory: look at --prog"),
+        (["--listen", "192.0.2.1:1", *RUN], 3, "did not start: 192.0.2.1:1: Cannot assign"),
+        (["--program", "/no/such/program", *RUN], 3, "No such file or directory: look at --prog"),
+        (["--block-size", "1M", *RUN], 3, "too small: 1 thread with blocks of 1048576"),
+        (RUN[1:], 3, "say --victim HOST; or --same-boot"),
+        (
+            ["--victim", "db1", "--listen", "0.0.0.0:0", *RUN],
+            3,
+            "db1 can't reach 0.0.0.0: say",
+        ),
         (["--victim", "root@127.0.0.1:1", *RUN[1:]], 2, "without a password"),
     ],
-    ids=["address of another host", "no program", "no ssh"],
+    ids=["address of another host", "no program", "too small", "no victim", "no reach", "no ssh"],
 )
 def test_a_desk_that_cannot_begin_says_why(
     tmp_path: Path, words: list[str], code: int, why: str
@@ -201,3 +267,63 @@ def test_without_a_listener_nothing_is_left_behind(tmp_path: Path, workload: str
         assert "No listener" in done.output
     assert list(tmp_path.iterdir()) == [there]
     assert there.read_bytes() == bytes(4096)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["verify", "127.0.0.1:1", "f", "--json"], 2),
+        (["verify", "127.0.0.1:1", "f", "--run", "xyz", "--json"], 3),
+        (["gate", "REPORTS", "--json"], 3),
+        (["run", "f", "1M", "--json", "--state", "STATE", "--block-size", "1M", *RUN], 3),
+    ],
+)
+def test_machines_are_told_of_errors_as_of_verdicts(
+    tmp_path: Path, words: list[str], code: int
+) -> None:
+    (tmp_path / "odd.json").write_text("{")
+    places = {"f": tmp_path / "f", "REPORTS": tmp_path, "STATE": tmp_path / "state"}
+    done = CliRunner().invoke(main, [str(places.get(word, word)) for word in words])
+    told = json.loads(done.stdout)
+    assert done.exit_code == told["exit_code"] == code, done.output
+    assert told["verdict"] == "unknown"
+    assert told["error"] in told["headline"]
+    assert told["error"].splitlines()[0] in " ".join(done.stderr.split())
+
+
+def test_a_reader_that_goes_away_is_no_verdict(tmp_path: Path) -> None:
+    """Click ends with 1 then, which would say that data was lost."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run([CHECKER, "--help"], stdout=writing, stderr=subprocess.PIPE)
+    finally:
+        os.close(writing)
+    assert done.returncode == 2, done.stderr
+
+
+def test_what_answers_and_is_no_listener(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+
+        def answer() -> None:
+            line, _ = server.accept()
+            with line:
+                line.sendall(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n")
+                line.recv(1 << 16)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        done = CliRunner().invoke(main, ["create", address, str(tmp_path / "f"), "1M"])
+        thread.join()
+    assert done.exit_code == 3
+    assert f"What answers at {address} is no listener" in done.output
+    assert not (tmp_path / "f").exists()
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        done = CliRunner().invoke(main, ["listen", "--listen", address, "--state", str(tmp_path)])
+    assert done.exit_code == 3
+    assert f"{address}: Address already in use: something listens there already" in done.output
