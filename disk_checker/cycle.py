@@ -2,19 +2,14 @@
 
 One cycle: start `create` on the victim, let it write, note the cut in the record, pull
 the power, give it back, wait until the victim answers again with another boot id, then
-`verify` there.  The victim is this host (a rig, or a disk with its own power switch) or
-one reached by ssh.  The listener is a process of this host.
-
-The power commands are the operator's own: `ipmitool -H bmc chassis power off`, a PDU's
-SNMP set, a relay, a lab's switch.  They run on this host, by the shell, with HOST,
-TARGET, RUN and CYCLE in their environment.
+`verify` there.  The listener is a process of this host; see :mod:`disk_checker.victim` for
+the others.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import re
 import select
@@ -26,104 +21,29 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from disk_checker.errors import CycleError, ListenerFailed
+from disk_checker.errors import (
+    DAMAGED,
+    SETUP,
+    CycleError,
+    DiskCheckerError,
+    ListenerFailed,
+    VictimRefused,
+)
 from disk_checker.statistics import loss_bound
-from disk_checker.verify import note_cut
+from disk_checker.verify import note
+from disk_checker.victim import SshVictim, Switch, Victim
 
 _RUN = re.compile(r"disk-checker: run ([0-9a-f]{16})")
 _RATE = re.compile(r"running (\d+) sec, (\d+) writes acknowledged of .*; (\d+)/s")
+_NO_PROGRAM = (126, 127)
+"""A shell's exit codes for a command that cannot be started."""
+
+_NO_SSH = 255
+"""The exit code of the ssh program when there is no connection."""
+
 _BOOT = "cat /proc/sys/kernel/random/boot_id"
-
-
-class Victim(Protocol):
-    """Where the disk is."""
-
-    name: str
-    program: Sequence[str]
-
-    def start(self, command: str) -> subprocess.Popen[str]:
-        """Start a command there; its output is read here."""
-
-    def run(self, command: str, timeout_s: float) -> tuple[int, str, str]:
-        """(exit code, stdout, stderr) of a command there; OSError when it can't be reached."""
-
-
-class LocalVictim:
-    """This host: only the disk's power is cut."""
-
-    name = "localhost"
-    program: Sequence[str] = (sys.executable, "-m", "disk_checker.cli")
-
-    def start(self, command: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            shlex.split(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-
-    def run(self, command: str, timeout_s: float) -> tuple[int, str, str]:
-        done = subprocess.run(
-            shlex.split(command), capture_output=True, text=True, timeout=timeout_s, check=False
-        )
-        return done.returncode, done.stdout, done.stderr
-
-
-class SshVictim:
-    """A host by ssh: writing runs through the ssh program, everything else through fabric.
-
-    :param name: [user@]host[:port], as ssh and fabric both understand through ~/.ssh/config.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.program: Sequence[str] = ("disk-checker",)
-        user_host, _, port = name.partition(":")
-        self._words = ["ssh", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=2"]
-        self._words += ["-o", "ServerAliveCountMax=3", *(["-p", port] if port else []), user_host]
-
-    def start(self, command: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*self._words, command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def run(self, command: str, timeout_s: float) -> tuple[int, str, str]:
-        # Imported when used: hosts that only write or listen need no fabric.
-        from fabric import Connection  # type: ignore[import-untyped]
-
-        # A host without power is what is waited for here, no error to print.
-        logging.getLogger("paramiko").setLevel(logging.CRITICAL)
-
-        try:
-            with Connection(self.name, connect_timeout=5) as connection:
-                done = connection.run(command, hide=True, warn=True, timeout=timeout_s)
-        except Exception as error:  # paramiko, invoke and sockets each have their own
-            raise OSError(f"{self.name}: {error}") from error
-        return done.return_code, done.stdout, done.stderr
-
-
-@dataclass(frozen=True)
-class Switch:
-    """How the power goes and comes; shell commands of this host."""
-
-    off: str
-    on: str = ""
-
-    def throw(self, command: str, environment: dict[str, str]) -> None:
-        if not command:
-            return
-        done = subprocess.run(
-            ["/bin/sh", "-c", command],
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise CycleError(f"{command!r} ended with {done.returncode}: {done.stderr.strip()}")
 
 
 @dataclass
@@ -158,8 +78,12 @@ Tell = Callable[[str, dict[str, Any]], None]
 @contextmanager
 def own_listener(address: str, state: Path) -> Iterator[str]:
     """A listener on this host for the length of the block; its address."""
-    state.mkdir(parents=True, exist_ok=True)
     log = state / "listener.log"
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        log.touch()
+    except OSError as error:
+        raise ListenerFailed(f"{state}: {error.strerror}: give another --state") from None
     with log.open("ab") as errors:
         process = subprocess.Popen(
             [
@@ -169,13 +93,16 @@ def own_listener(address: str, state: Path) -> Iterator[str]:
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
+            process_group=0,  # an interrupt at the desk is not the listener's
         )
     assert process.stdout is not None
     try:
         said = process.stdout.readline()
         if "listening on " not in said:
-            last = log.read_text().strip().rpartition("\n")[2]
-            raise ListenerFailed(f"The listener did not start: {last}")
+            last = log.read_text(errors="replace").strip().rpartition("\n")[2]
+            raise ListenerFailed(
+                f"The listener did not start: {last.removeprefix('disk-checker: ')}"
+            )
         yield said.split("listening on ")[1].split(",")[0]
     finally:
         process.terminate()
@@ -183,20 +110,20 @@ def own_listener(address: str, state: Path) -> Iterator[str]:
         process.stdout.close()
 
 
-def run_cycles(victim: Victim, settings: Settings, tell: Tell) -> list[dict[str, Any]]:
-    """All cycles; the reports.  Stops at the first that lost something.
+def run_cycles(
+    victim: Victim, settings: Settings, tell: Tell, reports: list[dict[str, Any]]
+) -> None:
+    """All cycles.  Stops at the first that lost something.
 
-    :raises CycleError: when a step did not work; the reports so far are lost to the caller,
-        not to the listener, which keeps each.
+    :param reports: one is added as soon as it is there.
+    :raises CycleError: when a step did not work.
     """
-    reports: list[dict[str, Any]] = []
     for number in range(1, settings.cycles + 1):
         report = _cycle(victim, settings, number, tell)
         reports.append(report)
         tell("verified", {"cycle": number, "report": report})
-        if report["exit_code"] == 1:
+        if report["exit_code"] == DAMAGED:
             break
-    return reports
 
 
 def _cycle(victim: Victim, settings: Settings, number: int, tell: Tell) -> dict[str, Any]:
@@ -207,7 +134,7 @@ def _cycle(victim: Victim, settings: Settings, number: int, tell: Tell) -> dict[
     try:
         process = victim.start(shlex.join([*words, *settings.words]))
     except OSError as error:
-        raise CycleError(f"{program[0]}: {error.strerror}: look at --program") from None
+        raise VictimRefused(f"{program[0]}: {error.strerror}: look at --program") from None
     environment = {
         "HOST": victim.name,
         "TARGET": settings.target,
@@ -215,30 +142,71 @@ def _cycle(victim: Victim, settings: Settings, number: int, tell: Tell) -> dict[
         **settings.environment,
     }
     try:
-        run = _watch(process, settings.seconds, number, tell)
+        run, failed = _watch(process, victim, settings.seconds, number, tell)
         environment["RUN"] = run
         environment["PID"] = str(process.pid)
-        note_cut(settings.listener, int(run, 16))
-        tell("cut", {"cycle": number, "run": run})
-        settings.switch.throw(settings.switch.off, environment)
+        if not failed:
+            note(settings.listener, int(run, 16), "cut")
+            tell("cut", {"cycle": number, "run": run})
+            _pull(settings, victim, environment)
     finally:
         process.kill()
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
-    settings.switch.throw(settings.switch.on, environment)
-    tell("waiting", {"cycle": number})
-    if not settings.same_boot:
-        _wait_back(victim, boot, settings.back_s)
+    if not failed:
+        _give_back(settings, victim, environment)
+        tell("waiting", {"cycle": number})
+        if not settings.same_boot:
+            _wait_back(victim, boot, settings.back_s)
     tell("verifying", {"cycle": number})
     verify = [*program, "verify", listener, settings.target, "--json"]
     verify += ["--run", run, *(["--same-boot"] if settings.same_boot else [])]
     verify += settings.verify_words
     code, out, errors = _insist(victim, shlex.join(verify), 24 * 3600)
-    if code not in (0, 1, 2) or not out.lstrip().startswith("{"):
+    report: dict[str, Any] = json.loads(out) if out.lstrip().startswith("{") else {}
+    if code not in (0, 1, 2) or "plan" not in report:
         raise CycleError(f"verify on {victim.name} ended with {code}: {errors.strip()}")
-    report: dict[str, Any] = json.loads(out)
     return report
+
+
+def _pull(settings: Settings, victim: Victim, environment: dict[str, str]) -> None:
+    """The power goes.
+
+    :raises CycleError: it does not, which the run's record then says too.
+    """
+    try:
+        settings.switch.throw(settings.switch.off, environment)
+    except CycleError as error:
+        with contextlib.suppress(DiskCheckerError):
+            note(settings.listener, int(environment["RUN"], 16), "stopped")
+        raise CycleError(
+            f"The power was not cut: {error}.  Try the --power-off command by hand, with "
+            f"HOST={victim.name} in its environment; nothing was tested."
+        ) from None
+    except KeyboardInterrupt:
+        raise _interrupted(settings, victim) from None
+
+
+def _give_back(settings: Settings, victim: Victim, environment: dict[str, str]) -> None:
+    """The power comes back.
+
+    :raises CycleError: it does not; the text says how to go on by hand.
+    """
+    try:
+        settings.switch.throw(settings.switch.on, environment)
+    except CycleError as error:
+        raise CycleError(
+            f"The power did not come back: {error}.  Give it back by hand, then verify on "
+            f"{victim.name} by hand (run {environment['RUN']})."
+        ) from None
+    except KeyboardInterrupt:
+        raise _interrupted(settings, victim) from None
+
+
+def _interrupted(settings: Settings, victim: Victim) -> CycleError:
+    how = f": {settings.switch.on}" if settings.switch.on else ""
+    return CycleError(f"Interrupted, and the power of {victim.name} may be off: give it back{how}")
 
 
 def _insist(victim: Victim, command: str, timeout_s: float) -> tuple[int, str, str]:
@@ -250,7 +218,7 @@ def _insist(victim: Victim, command: str, timeout_s: float) -> tuple[int, str, s
         return victim.run(command, timeout_s)
     except OSError as error:
         raise CycleError(
-            f"{error}: `ssh {victim.name}` must work from here without a password"
+            f"{error}: `ssh {victim.name}` must work from here without a password."
         ) from None
     except subprocess.TimeoutExpired:
         raise CycleError(
@@ -258,10 +226,12 @@ def _insist(victim: Victim, command: str, timeout_s: float) -> tuple[int, str, s
         ) from None
 
 
-def _watch(process: subprocess.Popen[str], seconds: float, number: int, tell: Tell) -> str:
-    """Follow the writer for so long; the run's id.
+def _watch(
+    process: subprocess.Popen[str], victim: Victim, seconds: float, number: int, tell: Tell
+) -> tuple[str, bool]:
+    """Follow the writer for so long; the run's id, and whether the disk failed it already.
 
-    :raises CycleError: it ended before the cut.
+    :raises CycleError: it ended before the cut for another reason.
     """
     assert process.stdout is not None
     descriptor = process.stdout.fileno()
@@ -273,9 +243,10 @@ def _watch(process: subprocess.Popen[str], seconds: float, number: int, tell: Te
         if readable:
             piece = os.read(descriptor, 65536).decode(errors="replace")
             if not piece:
-                process.wait()
-                said = text.strip()[-2000:]
-                raise CycleError(f"the writer ended before the cut ({process.returncode}): {said}")
+                code = process.wait()
+                if code == DAMAGED and run:
+                    return run, True
+                raise _ended(code, text, victim)
             text = (text + piece)[-8192:]
             if not run and (match := _RUN.search(text)):
                 run = match[1]
@@ -284,8 +255,23 @@ def _watch(process: subprocess.Popen[str], seconds: float, number: int, tell: Te
                 ran, acked, rate = map(int, rates[-1])
                 tell("writing", {"cycle": number, "seconds": ran, "acked": acked, "rate": rate})
     if not run:
-        raise CycleError(f"the writer did not start within a minute: {text.strip()}")
-    return run
+        raise CycleError(
+            f"the writer on {victim.name} did not start within a minute: {text.strip()}"
+        )
+    return run, False
+
+
+def _ended(code: int, text: str, victim: Victim) -> CycleError:
+    """The writer ended before the cut."""
+    said = text.strip()[-2000:]
+    if code in _NO_PROGRAM:
+        said += f" (where is disk-checker on {victim.name}?  Say --program)"
+    if code == _NO_SSH and victim.program == SshVictim.program:
+        said += f" (`ssh {victim.name}` must work from here without a password)"
+    if "No listener at" in said:
+        said += f"  From {victim.name} it must be reached: look at --listen and --reach."
+    kind = VictimRefused if code == SETUP or code in _NO_PROGRAM else CycleError
+    return kind(f"the writer on {victim.name} ended before the cut ({code}): {said}")
 
 
 def _wait_back(victim: Victim, boot: str, back_s: float) -> None:
@@ -303,16 +289,19 @@ def _wait_back(victim: Victim, boot: str, back_s: float) -> None:
     )
 
 
-def series(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What a series of cycles proves together."""
+def series(
+    reports: Sequence[dict[str, Any]], error: DiskCheckerError | None = None
+) -> dict[str, Any]:
+    """What a series of cycles proves together.
+
+    :param error: what ended it too early.
+    """
     codes = [report["exit_code"] for report in reports]
     clean = codes.count(0)
     code = 1 if 1 in codes else 0 if clean and clean == len(codes) else 2
     bound = loss_bound(clean)
-    verdict = "honest" if code == 0 else "unknown"
     if code == 1:
         bad = next(report for report in reports if report["exit_code"] == 1)
-        verdict = bad["verdict"]
         headline = f"cycle {codes.index(1) + 1} of {len(codes)}: {bad['headline']}"
     elif clean:
         headline = (
@@ -321,12 +310,18 @@ def series(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
         )
     else:
         headline = f"COULD NOT TELL: no cycle of {len(codes)} proved anything"
+        if codes:
+            headline += f" ({reports[-1]['headline'].removeprefix('COULD NOT TELL: ')})"
+    if error is not None:
+        code = error.exit_code
+        headline = f"COULD NOT TELL after {len(codes)} cycles, {clean} of them clean: {error}"
     return {
         "exit_code": code,
-        "verdict": verdict,
+        "verdict": bad["verdict"] if code == 1 else "honest" if code == 0 else "unknown",
         "headline": headline,
         "clean_cycles": clean,
         "cycles": len(codes),
         "loss_probability_below": bound,
         "reports": list(reports),
+        **({} if error is None else {"error": str(error)}),
     }

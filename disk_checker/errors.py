@@ -27,7 +27,7 @@ class ListenerGone(DiskCheckerError):
 
 
 class ListenerFailed(DiskCheckerError):
-    """The listener that a series of cycles brings along did not start."""
+    """A listener did not start."""
 
 
 class TargetError(DiskCheckerError):
@@ -42,3 +42,9 @@ class CycleError(DiskCheckerError):
     """A step of a whole cycle (start, cut, come back) did not work."""
 
     exit_code = UNKNOWN
+
+
+class VictimRefused(CycleError):
+    """The victim could not begin: its target or its program is not as was said."""
+
+    exit_code = SETUP

@@ -7,9 +7,11 @@ host hold data?); ``options`` has what they share.
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 
 import click
 
@@ -36,24 +38,50 @@ Those who know diskchecker.pl:
 
 
 class Group(click.Group):
-    """Usage errors end with 3, as every error of the set-up; 2 means "could not tell"."""
+    """Usage errors end with 3, as every error of the set-up; 2 means "could not tell".
+
+    Python and click would end with 1, which here says "data was lost".
+    """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         kwargs["standalone_mode"] = False
+        words = args[0] if args else kwargs.get("args")
+        as_json = "--json" in (sys.argv[1:] if words is None else words)
         try:
-            sys.exit(super().main(*args, **kwargs) or 0)
+            code = super().main(*args, **kwargs) or 0
         except click.ClickException as error:
-            error.show()
-            sys.exit(SETUP)
+            with suppress(OSError):
+                error.show()
+            _end(error.format_message(), SETUP, as_json, said=True)
         except click.Abort:
-            sys.exit(UNKNOWN)
+            _end("interrupted", UNKNOWN, as_json)
         except DiskCheckerError as error:
-            click.echo(f"disk-checker: {error}", err=True)
-            sys.exit(error.exit_code)
-        except Exception:
-            # Python would end with 1, which here says "data was lost".
-            traceback.print_exc()
-            sys.exit(SETUP)
+            _end(str(error), error.exit_code, as_json)
+        except OSError as error:
+            parts = (str(part) for part in (error.filename, error.strerror) if part)
+            _end(": ".join(parts) or repr(error), SETUP, as_json)
+        except SystemExit:  # click's, when whoever read its output has gone
+            code = UNKNOWN
+        except Exception as error:
+            with suppress(OSError):
+                traceback.print_exc()
+            _end(repr(error), SETUP, as_json, said=True)
+        sys.exit(code)
+
+
+def _end(why: str, code: int, as_json: bool, *, said: bool = False) -> NoReturn:
+    """End without a verdict; machines are told that in a document too.
+
+    :param said: people know already.
+    """
+    with suppress(OSError):  # of who has gone, or of a log without room
+        if not said:
+            click.echo(f"disk-checker: {why}", err=True)
+        if as_json:
+            headline = f"{'COULD NOT TELL' if code == UNKNOWN else 'NOT TESTED'}: {why}"
+            told = {"verdict": "unknown", "exit_code": code, "headline": headline, "error": why}
+            click.echo(json.dumps(told, indent=1))
+    sys.exit(code)
 
 
 @click.group(cls=Group, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})

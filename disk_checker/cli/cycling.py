@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,10 @@ import click
 from rich.console import Console
 
 from disk_checker.cli.options import as_words, writing_options
-from disk_checker.cycle import (
-    LocalVictim,
-    Settings,
-    SshVictim,
-    Switch,
-    own_listener,
-    run_cycles,
-    series,
-)
+from disk_checker.cycle import Settings, Tell, own_listener, run_cycles, series
+from disk_checker.errors import DiskCheckerError
+from disk_checker.uplink import parse_address
+from disk_checker.victim import LocalVictim, SshVictim, Switch, Victim
 
 
 @click.command("run")
@@ -108,7 +104,19 @@ def run_command(
     **options: Any,
 ) -> int:
     """Whole cycles: write, pull the power, come back, verify; N times."""
+    if not victim and not same_boot:
+        raise click.UsageError(
+            "say --victim HOST; or --same-boot, if only a disk of this host loses its power"
+        )
+    host, _ = parse_address(address)
+    if victim and not reach and host in ("0.0.0.0", "::"):  # noqa: S104 - refused
+        raise click.UsageError(
+            f"{victim} can't reach {host}: say --reach ADDRESS:PORT of this host"
+        )
     console = Console(stderr=as_json)
+    reports: list[dict[str, Any]] = []
+    # As an interrupt: the listener is ended, and a host without power is told.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def tell(step: str, facts: dict[str, Any]) -> None:
         if step == "verified":
@@ -126,7 +134,7 @@ def run_command(
             status.update(f"cycle {facts['cycle']}/{cycles}: {step}")
 
     with own_listener(address, state) as listener, console.status("starting") as status:
-        reports = run_cycles(
+        error = _tried(
             SshVictim(victim) if victim else LocalVictim(),
             Settings(
                 target=file,
@@ -143,10 +151,24 @@ def run_command(
                 verify_words=["--device", device] if device else [],
             ),
             tell,
+            reports,
         )
-    outcome = series(reports)
+    outcome = series(reports, error)
     if as_json:
         click.echo(json.dumps(outcome, indent=1))
-    else:
+    elif reports:
         console.print(outcome["headline"], soft_wrap=True, markup=False)
+    if error is not None:
+        click.echo(f"disk-checker: {error}", err=True)
     return int(outcome["exit_code"])
+
+
+def _tried(
+    victim: Victim, settings: Settings, tell: Tell, reports: list[dict[str, Any]]
+) -> DiskCheckerError | None:
+    """Run all cycles; what ended them too early."""
+    try:
+        run_cycles(victim, settings, tell, reports)
+    except DiskCheckerError as error:
+        return error
+    return None

@@ -41,5 +41,10 @@ def gate(reports: Path, disks: tuple[str, ...], cycles: int, as_json: bool) -> i
         for opinion in answer.opinions:
             console.print(f"{opinion.disk}: {opinion.sentence}", soft_wrap=True, markup=False)
         if not answer.opinions:
-            console.print(f"{reports}: no reports: no disk was tested", soft_wrap=True)
+            console.print(
+                f"{reports}: no reports: no disk was tested.  playbooks/disk_check.yml tests and "
+                "writes them, or `disk-checker run --json ... > FILE.json`",
+                soft_wrap=True,
+                markup=False,
+            )
     return answer.exit_code

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import sys
 from pathlib import Path
 
 import click
 
 from disk_checker.cli.options import run_id
-from disk_checker.errors import SETUP
+from disk_checker.errors import ListenerFailed
 from disk_checker.ledger import Ledger
 from disk_checker.listener import serve
 from disk_checker.uplink import parse_address
-from disk_checker.verify import note_cut
+from disk_checker.verify import note
 
 
 @click.command()
@@ -51,8 +53,15 @@ def listen(address: str, state: Path) -> int:
             )
         )
     except OSError as error:
-        click.echo(f"disk-checker: {address}: {error.strerror}", err=True)
-        return SETUP
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        hint = {
+            errno.EADDRINUSE: f"something listens there already (`ss -ltnp sport = :{port}` says "
+            "what): stop that, or give another port with --listen",
+            errno.EADDRNOTAVAIL: "no address of this host: give one that `ip address` shows, or "
+            "0.0.0.0 for all",
+            errno.EACCES: "a port below 1024 is root's: give a higher one",
+        }.get(error.errno or 0, "give another --listen HOST:PORT")
+        raise ListenerFailed(f"{address}: {why}: {hint}") from None
     finally:
         ledger.close()
     return 0
@@ -66,5 +75,5 @@ def cut(listener: str, run: str) -> int:
 
     For power switches that leave the host alive: errors from here on are the cut's.
     """
-    note_cut(listener, run_id(run) or 0)
+    note(listener, run_id(run) or 0, "cut")
     return 0

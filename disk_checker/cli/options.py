@@ -31,7 +31,9 @@ def run_id(text: str | None) -> int | None:
     try:
         return int(text, 16)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is not a run's id (16 hexadecimal digits)") from None
+        raise click.BadParameter(
+            f"{text!r} is not a run's id: `create` says it in its first line, 16 hexadecimal digits"
+        ) from None
 
 
 def writing_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from disk_checker import hostfacts
 from disk_checker.cli.options import Size, run_id
+from disk_checker.errors import DiskCheckerError
 from disk_checker.report import print_report
 from disk_checker.result import MIN_ACKED
 from disk_checker.verify import keep, verify
@@ -68,7 +69,10 @@ def verify_command(
             progress=_Drawn(bar),
         )
     result.facts = hostfacts.gather(file)
-    keep(listener, result)
+    try:
+        keep(listener, result)
+    except DiskCheckerError as error:
+        click.echo(f"disk-checker: the report is kept nowhere but here: {error}", err=True)
     if as_json:
         click.echo(json.dumps(result.as_json(), indent=1))
     else:
