@@ -13,15 +13,16 @@ One write on its way through the files:
 - ``stamp`` builds the block in ``slots``: every sector says run, place, sequence number and
   time and carries a checksum; a ``chain`` has the C library write and sync it by ``aio``, or
   a ``lane`` hands it to a ``worker``, a process that only writes and syncs by ``target`` (a
-  database's commits share their syncs by ``groupsync``);
+  database's commits share their syncs by ``groupsync``); ``claim`` looked before whether it
+  may be written;
 - what is synced ``writer`` acknowledges over ``uplink``;
-- after the cut, ``verify`` has all blocks read beside the journal's folded states, by the
-  processes of ``examine``: ``scan`` recognises those that are right, ``classify`` judges every
-  other; ``result`` counts and gives the verdict, ``statistics`` says what it proves, ``report``
-  prints it with ``advice`` from what ``hostfacts`` found.
+- after the cut, ``reach`` finds and mounts the target, and ``verify`` has all blocks read
+  beside the journal's states, which ``fold`` makes, by the processes of ``examine``: ``scan``
+  recognises those that are right, ``classify`` judges every other; ``result`` counts and gives
+  the verdict, ``statistics`` says what it proves, ``report`` prints it with ``advice`` from
+  what ``hostfacts`` found.
 
-``cycle`` repeats this with a power switch; ``gate`` reads the reports and says whether a host
-may hold data.  This package stands alone: it imports
-nothing of the rest of the kit, and needs click, pydantic and rich (fabric for hosts by
-ssh).
+``cycle`` repeats this with a ``victim`` and its power switch; ``gate`` reads the reports and
+says whether a host may hold data.  This package stands alone: it imports nothing of the rest
+of the kit, and needs click, pydantic and rich (fabric for hosts by ssh).
 """

@@ -123,7 +123,12 @@ def _opinion(disk: str, reports: Sequence[Report], cycles: int) -> Opinion:
             return Opinion(disk, DAMAGED, f"must not hold data: {report.headline}", paths)
     best = max(reports, key=lambda report: (report.exit_code == HONEST, report.clean), default=None)
     if best is None:
-        return Opinion(disk, UNKNOWN, "was not tested: run disk-checker on it first", ())
+        return Opinion(
+            disk,
+            UNKNOWN,
+            "was not tested: do that with playbooks/disk_check.yml or `disk-checker run --json`",
+            (),
+        )
     if best.exit_code != HONEST:
         return Opinion(disk, UNKNOWN, best.headline, paths)
     if best.clean < cycles:
