@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import socket
 import struct
 import termios
 from typing import Any, Final
 
 _COUNT: Final = struct.Struct("i")
+_SIGN_OF_LIFE: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 300),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 30),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+)
+"""After 300 seconds of silence the other side's system is asked, four times, every 30 seconds."""
 
 
 class Connected(asyncio.Protocol):
@@ -31,6 +39,12 @@ class Connected(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The other side is there."""
         self.transport = transport
+
+    def may_be_silent(self) -> None:
+        """Nobody else will notice if the other side is gone without a word: have the system ask."""
+        connected = self.transport.get_extra_info("socket")
+        for option in _SIGN_OF_LIFE:
+            connected.setsockopt(*option)
 
     @property
     def unsent(self) -> int:

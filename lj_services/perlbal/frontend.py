@@ -228,6 +228,7 @@ class ClientConnection(HttpConnection):
 
     def tunnel(self) -> None:
         """From now on, what comes is passed on as it is."""
+        self.may_be_silent()
         self.keep_alive = False
         self._reading_body = True
         self._body_left = ENDLESS

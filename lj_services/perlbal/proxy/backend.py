@@ -299,6 +299,7 @@ class Backend(NodeConnection):
             self.role.garbage(exchange, self, "an upgrade that nobody asked for")
             return
         self.state = "tunnel"
+        self.may_be_silent()
         self._left = UNTIL_CLOSE
         self._chunks = None
         exchange.responded = True

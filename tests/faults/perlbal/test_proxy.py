@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.support.perlbal import (
     raw_node,
     read_head,
 )
-from tests.support.process import free_port
+from tests.support.process import free_port, wait_for
 from tests.support.proxies import GET, KEPT
 
 pytestmark = pytest.mark.faults
@@ -94,6 +95,21 @@ def test_an_upgrade_becomes_a_tunnel(start_balancer: Start) -> None:
             assert answer.fields["upgrade"] == "websocket"
             talk.send(b"world\n")
             assert talk.line() == b"hello WORLD\n"
+            # Either side may leave without a word, and silence is allowed: the system asks.
+            wait_for(lambda: watched(balancer.port) == 1, "the client's timer", timeout_s=10)
+            wait_for(lambda: watched(node.port) == 1, "the node's timer", timeout_s=10)
+
+
+def watched(port: int) -> int:
+    """Connections of this machine from or to a port whose other end is asked for a sign of life."""
+    found = 0
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        words = line.split()
+        established = words[3] == "01"
+        ports = {int(address.rpartition(":")[2], 16) for address in words[1:3]}
+        # The timer that runs: 2 is that of SO_KEEPALIVE (proc(5), and the kernel's tcp_ipv4.c).
+        found += established and port in ports and words[5].startswith("02")
+    return found
 
 
 def test_early_hints_reach_the_client(start_balancer: Start) -> None:
