@@ -175,7 +175,7 @@ class Service:
             return
         if key == "pool":
             self.balancer.use_pool(self, value)
-        elif key == "default_service":
+        elif key == "default_service" and value:
             value = self.balancer.service(value).name
         elif key == "persist_client_timeout":
             self.parameters.persist_client_idle_timeout = value

@@ -19,6 +19,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off"})
+_NOTHING: Final = frozenset({"none", "undef", "null"})
+"""Words for no value, where a parameter can have none."""
 _UNITS: Final = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20}
 
 
@@ -125,14 +127,37 @@ def _endpoints(text: str, key: str) -> tuple[Address, ...]:
     return found
 
 
-def _folder(text: str, key: str) -> Path:
+def _prefixes(text: str, key: str) -> tuple[str, ...]:
+    words = () if text.lower() in _NOTHING else _words(text, key)
+    if not all(re.match(r"/|http://[^/]", word) for word in words):
+        raise ValueError(f"Expecting /folder or http://host:port/path, ... for parameter '{key}'")
+    return words
+
+
+def _path(text: str, key: str) -> str:
+    if text.lower() in _NOTHING:
+        return ""
+    if text and not re.fullmatch(r"\*|/[!-~]*", text):
+        raise ValueError(f"Expecting /path or * for parameter '{key}'")
+    return text
+
+
+def _optional(text: str, _key: str) -> str:
+    return "" if text.lower() in _NOTHING else text
+
+
+def _folder(text: str, key: str) -> Path | None:
+    if text.lower() in _NOTHING:
+        return None
     path = Path(text)
     if not text or not path.is_dir():
         raise ValueError(f"Directory '{text}' not found for '{key}'")
     return path
 
 
-def _file(text: str, key: str) -> Path:
+def _file(text: str, key: str) -> Path | None:
+    if text.lower() in _NOTHING:
+        return None
     path = Path(text)
     if not text or not path.is_file():
         raise ValueError(f"File '{text}' not found for '{key}'")
@@ -160,7 +185,7 @@ def _text(text: str, _key: str) -> str:
 def _token(text: str, key: str) -> str:
     if text and not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}", text, re.ASCII):
         raise ValueError(f"Expecting letters, digits and '-', '_' for parameter '{key}'")
-    return "" if text.lower() in ("none", "undef", "null") else text
+    return "" if text.lower() in _NOTHING else text
 
 
 BOOL = Kind("bool", _bool, lambda value: "on" if value else "off")
@@ -172,6 +197,9 @@ TOKEN = Kind("token", _token)
 LISTEN = Kind("address", _listen)
 NETWORKS = Kind("networks", _networks, lambda value: ", ".join(map(str, value)))
 WORDS = Kind("list", _words, ", ".join)
+PREFIXES = Kind("prefixes", _prefixes, ", ".join)
+PATH = Kind("path", _path)
+OPTIONAL = Kind("optional", _optional)
 ENDPOINTS = Kind("addresses", _endpoints, lambda value: ", ".join(map(str, value)))
 FOLDER = Kind("folder", _folder)
 FILE = Kind("file", _file)

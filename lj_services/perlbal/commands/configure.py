@@ -83,7 +83,9 @@ def default(balancer: Balancer, command: Command) -> None:
     """``DEFAULT parameter = value``: for services whose role is set from now on."""
     key, value = command.match(_DEFAULT, "usage: DEFAULT <param> = <value>").groups()
     tunable = balancer.tunables.get(key)
-    if tunable is None or key in ("role", "listen"):
+    if key in ("role", "listen"):
+        raise CommandError(f"'{key}' is each service's own; SET {key} = ... there")
+    if tunable is None:
         raise CommandError(nearest(key, balancer.tunables, "service parameter"))
     tunable.parse(value, tunable.role)
     balancer.defaults[key] = value

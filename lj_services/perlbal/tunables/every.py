@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import Final
 
 from lj_services.perlbal.tunables.tunable import ROLES, Tunable
-from lj_services.perlbal.values import BOOL, FILE, FOLDER, INT, LISTEN, NETWORKS, SIZE, TEXT, WORDS
+from lj_services.perlbal.values import (
+    BOOL,
+    FILE,
+    FOLDER,
+    INT,
+    LISTEN,
+    NETWORKS,
+    OPTIONAL,
+    SIZE,
+    TEXT,
+    WORDS,
+)
 
 TUNABLES: Final = (
     Tunable("role", TEXT, "", "what kind of service it is: " + ", ".join(ROLES)),
@@ -84,7 +95,7 @@ TUNABLES: Final = (
     ),
     Tunable(
         "access_log",
-        TEXT,
+        OPTIONAL,
         "",
         "file that gets a line for each request of those who connect to the service; unset: none",
         own=True,

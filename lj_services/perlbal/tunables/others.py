@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from lj_services.perlbal.tunables.tunable import Tunable
-from lj_services.perlbal.values import BOOL, FOLDER, INT, SIZE, TEXT, WORDS
+from lj_services.perlbal.values import BOOL, FOLDER, INT, OPTIONAL, SIZE, WORDS
 
 _WEB: Final = "web_server"
 
@@ -25,6 +25,8 @@ TUNABLES: Final = (
         "whether /folder/??a.js,b.js gives several files at once",
         _WEB,
     ),
-    Tunable("default_service", TEXT, "", "where requests go that nothing else takes", "selector"),
+    Tunable(
+        "default_service", OPTIONAL, "", "where requests go that nothing else takes", "selector"
+    ),
     Tunable("latency", INT, 0, "a pause before each request, for tests", "selector", "ms"),
 )

@@ -11,13 +11,14 @@ from lj_services.perlbal.values import (
     FILE,
     FOLDER,
     INT,
+    PATH,
     PERCENT,
+    PREFIXES,
     REGEXP,
     SCHEDULE,
     SIZE,
     TEXT,
     TOKEN,
-    WORDS,
 )
 
 _PROXY: Final = "reverse_proxy"
@@ -43,7 +44,7 @@ TUNABLES: Final = (
         "not only the node's queue of connections",
         _PROXY,
     ),
-    Tunable("verify_backend_path", TEXT, "*", "the path of that OPTIONS request", _PROXY),
+    Tunable("verify_backend_path", PATH, "*", "the path of that OPTIONS request", _PROXY),
     Tunable(
         "max_backend_uses", INT, 0, "requests over one connection to a node; 0: any number", _PROXY
     ),
@@ -232,7 +233,7 @@ TUNABLES: Final = (
     ),
     Tunable(
         "health_check_path",
-        TEXT,
+        PATH,
         "",
         "what nodes are asked for now and then; one that does not answer 200 to 399, twice in a "
         "row, gets no requests until it does; unset: they are not asked",
@@ -244,7 +245,7 @@ TUNABLES: Final = (
     ),
     Tunable(
         "reproxy_prefixes",
-        WORDS,
+        PREFIXES,
         (),
         "what nodes may name: /folder for files below it, http://host:port/path for URLs; "
         "unset: anything",

@@ -55,6 +55,11 @@ def test_requests_are_written_down(start_balancer: Start, tmp_path: Path) -> Non
         assert balancer.command("SET web.access_log_format = xml")[0].startswith("ERROR: access_l")
         answer = balancer.command(f"SET web.access_log = {tmp_path}/missing/log")[0]
         assert answer.endswith("No such file or directory")
+        assert balancer.command("SET web.access_log = none") == ["OK"]
+        before = file.read_text()
+        get(balancer.port, "/unwritten")
+        assert balancer.command("DISABLE web") == ["OK"]
+        assert file.read_text() == before
 
 
 def test_files_are_counted(start_balancer: Start, tmp_path: Path) -> None:
