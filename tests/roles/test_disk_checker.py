@@ -70,7 +70,13 @@ def test_a_disk_is_tested_once_reported_and_a_liar_refused(tmp_path: Path) -> No
     assert refused.returncode != 0
     assert "box1 must not hold data" in refused.stdout
     assert "LYING: it did" in refused.stdout
+    # What is said is to be typed so; a word is not true because it is one.
+    assert "-e disk_checker_again=true" in refused.stdout
+    assert play(tmp_path, "-e", "disk_checker_override=false").returncode != 0
     assert play(tmp_path, "-e", "disk_checker_override=true").returncode == 0
+    again = play(tmp_path, "-e", "disk_checker_again=true", "-e", "disk_checker_cycles=2")
+    assert again.returncode == 0, again.stdout
+    assert json.loads(reports[0].read_text())["clean_cycles"] == 2
 
 
 def refuse(folder: Path, **variables: object) -> subprocess.CompletedProcess[str]:

@@ -118,4 +118,4 @@ def main(image: Image) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Image(Path(sys.argv[1]))))
+    sys.exit(main(Image(Path(sys.argv[1]))) if len(sys.argv) == 2 else __doc__)
