@@ -191,6 +191,7 @@ def claim(
             filled=filled,
             prior=prior,
             prior_run=newest,
+            inode=os.fstat(lock).st_ino if kind == "file" else 0,
             mount=None if kind == "device" else host.mount_of(path),
             facts=facts or {},
         )

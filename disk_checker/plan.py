@@ -84,6 +84,7 @@ class Plan(_Message):
     prior: Literal["empty", "ours", "unknown"] = Field(
         default="empty", description="what the target held before the run"
     )
+    inode: int = Field(default=0, ge=0, lt=1 << 64, description="of a file; 0: not known")
     prior_run: int = Field(default=0, ge=0, lt=(1 << 64) - 1, description="newest run found in it")
     mount: Mount | None = None
     facts: dict[str, object] = Field(default_factory=dict, description="see hostfacts")

@@ -38,6 +38,11 @@ def reachable(path: Path, plan: Plan, device: str, result: Result) -> bool:
         return False
     if path.exists():
         _compare(path, plan)
+        if plan.inode and path.stat().st_ino != plan.inode:
+            result.remarks.append(
+                f"{path} is not the file that the run wrote (its inode is another): was it copied, "
+                "restored or made anew?  What is lost in it then is not the disk's fault"
+            )
         return True
     if plan.kind == "device":
         now = next((link for link in _lasting(plan.facts) if Path(link).exists()), "")

@@ -138,6 +138,16 @@ def test_a_place_to_mount_that_is_not_here_is_no_verdict(
         reach(point / "target", found)
 
 
+def test_a_file_in_place_of_the_runs_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "target"
+    path.touch()
+    for inode, told in ((path.stat().st_ino, 0), (path.stat().st_ino + 1, 1), (0, 0)):
+        found = result(path, inode=inode)
+        assert reach(path, found)
+        assert len(found.remarks) == told
+    assert not any(found.remarks)
+
+
 def test_a_file_is_missing_only_where_the_run_wrote_it(tmp_path: Path) -> None:
     path = tmp_path / "target"
     found = result(path)

@@ -77,6 +77,7 @@ def test_a_file_of_an_older_run_may_be_used_again(tmp_path: Path) -> None:
     path.write_bytes(Stamper(4, 4096).build(0, 1, 1) + Stamper(5, 4096).build(0, 1, 1) * 3)
     target = take(path)
     assert target.plan.prior == "ours"
+    assert target.plan.inode == path.stat().st_ino
     assert target.plan.prior_run == 5, "so that the next run's id is later, whatever the clock says"
     target.close()
 
