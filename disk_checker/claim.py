@@ -70,10 +70,10 @@ def _lock(path: Path, flags: int) -> int:
                 f"{path} is in use (mounted, part of a RAID or LVM, or swap): unmount it or take "
                 "another; writing to it would destroy what it serves."
             ) from None
-        hint = ""
+        hint = "take another target"
         if error.errno in (errno.EACCES, errno.EPERM):
-            hint = "; run it as root, or take a target that you may write to"
-        raise TargetError(f"{path}: {error.strerror}{hint}") from None
+            hint = "run it as root, or take a target that you may write to"
+        raise TargetError(f"{path}: {error.strerror}: {hint}") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -40,8 +40,7 @@ class Handle(Protocol):
 
 def real_path(path: Path) -> Path:
     """Where a path leads, by whatever name it is given; what it leads to need not exist."""
-    path = path.absolute().parent.resolve() / path.name
-    return path.resolve() if path.is_symlink() else path
+    return Path(os.path.realpath(path))
 
 
 def slot_name(block: int) -> str:

@@ -58,7 +58,10 @@ class Group(click.Group):
         except DiskCheckerError as error:
             _end(str(error), error.exit_code, as_json)
         except OSError as error:
+            denied = isinstance(error, PermissionError)
+            hint = "run it as root, or name another place" if denied else "name another one"
             parts = (str(part) for part in (error.filename, error.strerror) if part)
+            parts = (*parts, hint) if error.filename else parts
             _end(": ".join(parts) or repr(error), SETUP, as_json)
         except SystemExit:  # click's, when whoever read its output has gone
             code = UNKNOWN

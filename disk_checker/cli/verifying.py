@@ -23,7 +23,7 @@ _DRAW_S = 0.1
 
 @click.command("verify")
 @click.argument("listener", metavar="HOST:PORT")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
 @click.option("--run", "run", help="Verify this run instead of the newest on FILE.")
 @click.option("--size", type=Size(), help="Refuse unless the run had this size.")
 @click.option("--same-boot", is_flag=True, help="Only the disk lost its power, not this host.")

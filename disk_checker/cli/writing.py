@@ -23,7 +23,7 @@ from disk_checker.writer import Writer
 
 @click.command()
 @click.argument("listener", metavar="HOST:PORT")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
 @click.argument("size", type=Size())
 @writing_options
 @click.option("--seconds", type=float, help="Stop by itself after so long (proves nothing).")

@@ -117,6 +117,20 @@ def test_a_target_has_one_name_however_it_is_given(tmp_path: Path) -> None:
     (tmp_path / "folder").symlink_to(tmp_path)
     names = (path, tmp_path / "link", tmp_path / "folder/link", tmp_path / "folder/check")
     assert {real_path(name) for name in names} == {path}
+    (tmp_path / "round").symlink_to("round")
+    with pytest.raises(TargetError, match=r"Too many levels of symbolic links: take another"):
+        take(tmp_path / "round")
+
+
+def test_a_name_that_cannot_be_is_told_without_a_traceback(tmp_path: Path) -> None:
+    name = str(tmp_path / ("x" * 300))
+    for words in (["create", "127.0.0.1:1", name, "1M"], ["gate", name]):
+        done = CliRunner().invoke(main, words)
+        assert done.exit_code in (2, 3)
+        assert "Traceback" not in done.output
+    done = CliRunner().invoke(main, ["create", "127.0.0.1:1", name, "1M"])
+    assert done.exit_code == 3
+    assert "File name too long" in done.output
 
 
 def test_two_clients_with_one_file(tmp_path: Path) -> None:
