@@ -79,11 +79,14 @@ def mount_of(path: Path) -> Mount | None:
             best = mount
     if best is None:
         return None
-    uuid = ""
-    if best.source.startswith("/dev/"):
-        code, out = run_tool("blkid", "-c", "/dev/null", "-s", "UUID", "-o", "value", best.source)
-        uuid = out if code == 0 else ""
+    uuid = uuid_of(best.source) if best.source.startswith("/dev/") else ""
     return best.model_copy(update={"uuid": uuid})
+
+
+def uuid_of(device: str) -> str:
+    """The UUID of the file system on a device; "" for none, or where only root may know."""
+    code, out = run_tool("blkid", "-c", "/dev/null", "-s", "UUID", "-o", "value", device)
+    return out if code == 0 else ""
 
 
 def device_size(path: Path) -> int:

@@ -8,6 +8,7 @@ what the run noted; only a target that is certainly the run's own can be "missin
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,11 @@ def reachable(path: Path, plan: Plan, device: str, result: Result) -> bool:
         and not _mounted(mount, device, result)
     ):
         return False
+    if plan.kind != "device":
+        _compare_file_system(path, plan)
     if path.exists():
-        _compare(path, plan)
+        if plan.kind == "device":
+            _compare_device(path, plan)
         if plan.inode and path.stat().st_ino != plan.inode:
             result.remarks.append(
                 f"{path} is not the file that the run wrote (its inode is another): was it copied, "
@@ -64,22 +68,26 @@ def reachable(path: Path, plan: Plan, device: str, result: Result) -> bool:
     return False
 
 
-def _compare(path: Path, plan: Plan) -> None:
-    """Compare file system or disk with the run's.
+def _compare_device(path: Path, plan: Plan) -> None:
+    """Compare a disk with the run's, by names that no boot changes.
 
-    :raises TargetError: they differ.
+    :raises TargetError: it is another one.
     """
-    if plan.kind == "device":
-        wrote = _lasting(plan.facts)
-        name = path.resolve().name
-        now = [link for link in hostfacts.links_to(name) if _is_lasting(link)]
-        if wrote and now and not set(wrote) & set(now):
-            where = Path(wrote[0])
-            raise TargetError(
-                f"{path} is now another disk ({now[0]}) than the run wrote to ({where}): "
-                + (f"that is {where.resolve()}." if where.exists() else "that is not here.")
-            )
-        return
+    wrote = _lasting(plan.facts)
+    now = [link for link in hostfacts.links_to(path.resolve().name) if _is_lasting(link)]
+    if wrote and now and not set(wrote) & set(now):
+        where = Path(wrote[0])
+        raise TargetError(
+            f"{path} is now another disk ({now[0]}) than the run wrote to ({where}): "
+            + (f"that is {where.resolve()}." if where.exists() else "that is not here.")
+        )
+
+
+def _compare_file_system(path: Path, plan: Plan) -> None:
+    """Compare the file system that a path lies on, or would lie on, with the run's.
+
+    :raises TargetError: it is another one.
+    """
     mounted = host.mount_of(path)
     if plan.mount is None or mounted is None or not plan.mount.uuid or not mounted.uuid:
         return
@@ -103,6 +111,16 @@ def _lasting(facts: dict[str, Any]) -> list[str]:
     return [str(link) for link in links or [] if _is_lasting(str(link))]
 
 
+def _has_medium(device: Path) -> bool:
+    """Whether a device is there, and not only a name that it left."""
+    try:
+        if device.is_block_device():
+            return host.device_size(device) > 0
+    except OSError as error:
+        return error.errno not in (errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM)
+    return device.exists()
+
+
 def _mounted(mount: Mount, device: str, result: Result) -> bool:
     """Mount the file system if it is not; False when it no longer mounts."""
     if mount.point == "/" or any(now.point == mount.point for _, now in host.mounts()):
@@ -112,10 +130,17 @@ def _mounted(mount: Mount, device: str, result: Result) -> bool:
         code, found = host.run_tool("blkid", "-c", "/dev/null", "-U", mount.uuid)
         source = found if code == 0 else ""
     source = source or mount.source
-    if not Path(source).exists():
+    if not _has_medium(Path(source)):
         raise TargetError(
             f"{mount.point} is not mounted and its device {source} is not there: did the disk "
             "come back?  If it has another name now, say --device NAME."
+        )
+    held = host.uuid_of(source)
+    if mount.uuid and held and held != mount.uuid:
+        raise TargetError(
+            f"{mount.point} is not mounted, and {source} holds another file system (UUID {held}) "
+            f"than the run wrote to (UUID {mount.uuid}): did the disk come back?  If it has "
+            "another name now, say --device NAME."
         )
     by_hand = f"mount {source} on {mount.point} and verify again"
     if os.geteuid() != 0:

@@ -60,8 +60,8 @@ class Group(click.Group):
         except OSError as error:
             denied = isinstance(error, PermissionError)
             hint = "run it as root, or name another place" if denied else "name another one"
-            parts = (str(part) for part in (error.filename, error.strerror) if part)
-            parts = (*parts, hint) if error.filename else parts
+            parts = [str(part) for part in (error.filename, error.strerror) if part]
+            parts += [hint] if error.filename else []
             _end(": ".join(parts) or repr(error), SETUP, as_json)
         except SystemExit:  # click's, when whoever read its output has gone
             code = UNKNOWN

@@ -56,8 +56,32 @@ def test_another_file_system_in_the_place_is_not_judged(
     if not refused:
         assert reach(path, found)
         return
-    with pytest.raises(TargetError, match=rf"another file system now .*`blkid -U {OURS}`"):
-        reach(path, found)
+    for _ in ("another file is there", "none is"):
+        with pytest.raises(TargetError, match=rf"another file system now .*`blkid -U {OURS}`"):
+            reach(path, found)
+        path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("size", [0, 1 << 20], ids=["only its name", "another disk"])
+def test_a_device_that_took_the_disks_name_is_not_mounted(
+    tmp_path: Path, mounted: list[Mount], monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    def tool(*words: str, timeout_s: float = 0) -> tuple[int, str]:
+        assert words[0] == "blkid", "nothing is mounted"
+        return (2, "") if "-U" in words else (0, ANOTHER)
+
+    monkeypatch.setattr(host, "run_tool", tool)
+    monkeypatch.setattr(host, "device_size", lambda _path: size)
+    monkeypatch.setattr(Path, "is_block_device", lambda _path: True)
+    assert not mounted
+    path = tmp_path / "target"
+    why = (
+        rf"holds another file system \(UUID {ANOTHER}\)"
+        if size
+        else "device /dev/null is not there"
+    )
+    with pytest.raises(TargetError, match=rf"{why}.*say --device NAME"):
+        reach(path, result(path, mount=mount(tmp_path)))
 
 
 @pytest.mark.parametrize(
