@@ -252,6 +252,7 @@ class Master:
             old, self._workers = self._workers, workers
             self.generation += 1
             self._keeper.forget_others(self.generation)
+            self.listen_only(workers[1].listens)
             for worker in workers.values():
                 self._watch(worker)
             for worker in old.values():
@@ -260,12 +261,15 @@ class Master:
             log.info("restarted", extra={"generation": self.generation})
 
     def listen_only(self, addresses: Collection[str]) -> None:
-        """Give up the sockets of addresses that no worker listens on any more.
+        """Give up the sockets of addresses where no service is any more, and no console.
 
         Args:
-            addresses: that workers listen on, as text.
+            addresses: of services, consoles among them, as text.
         """
         self._keeper.keep_only(addresses)
+        for listen in [each for each in self._consoles if str(each) not in addresses]:
+            listening, server = self._consoles.pop(listen), self._servers.pop(listen, None)
+            (server or listening).close()
 
     async def _retire(self, worker: Worker) -> None:
         await worker.retire(IDLE_S, self.settings.drain_timeout_s)
@@ -289,8 +293,8 @@ class Master:
     async def _open_consoles(self) -> None:
         """Let operators in: not before there are workers to speak to."""
         self._started = True
-        for listen, listening in self._consoles.items():
-            if listen not in self._servers:
+        for listen, listening in list(self._consoles.items()):
+            if listen in self._consoles and listen not in self._servers:
                 self._servers[listen] = await self._loop.create_server(
                     lambda: Console(self._console, "management"), sock=listening
                 )

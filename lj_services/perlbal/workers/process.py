@@ -46,6 +46,7 @@ class Worker:
         generation: grows with every restart.
         started: seconds since 1970.
         pidfile: where its configuration wants the process's id; None: nowhere.
+        listens: where its services, consoles among them, were when it had started.
         done: ends with the exit code.
     """
 
@@ -54,6 +55,7 @@ class Worker:
         self.generation = generation
         self.started = int(time.time())
         self.pidfile: str | None = None
+        self.listens: list[str] = []
         self.ready = False
         self.done: asyncio.Task[int]
         self._process: asyncio.subprocess.Process
@@ -110,6 +112,7 @@ class Worker:
         if "refused" in answer:
             raise ConfigError(answer["refused"])
         self.pidfile = answer["pidfile"]
+        self.listens = answer["listens"]
         self.ready = True
 
     async def _wait(self) -> int:

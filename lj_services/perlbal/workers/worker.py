@@ -70,7 +70,8 @@ class WorkerService(PerlbalService):
         await self._speaker.start(self._bus)
         pidfile = self.balancer.pidfile
         self.balancer.pidfile = None
-        await channel.send({"ready": True, "pidfile": str(pidfile) if pidfile else None})
+        told = {"pidfile": str(pidfile) if pidfile else None, "listens": self._listens()}
+        await channel.send({"ready": True, **told})
         self._serving = self._loop.create_task(self._serve(channel))
 
     def begin(self, given: Message) -> None:
@@ -115,9 +116,9 @@ class WorkerService(PerlbalService):
         return {}
 
     def _listens(self) -> list[str]:
-        """The addresses that are listened on."""
+        """The addresses that are listened on, here or, for the console, by the master."""
         services = self.balancer.services.values()
-        return [str(each.parameters.listen) for each in services if each.listener is not None]
+        return [str(each.parameters.listen) for each in services if each.enabled]
 
     async def drain(self) -> None:
         """Take no more connections, and wait for what is going on."""

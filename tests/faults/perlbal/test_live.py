@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
 from tests.support.perlbal import Node, Start, get, proxy
-from tests.support.process import free_port
+from tests.support.process import accepts, free_port, wait_for
 from tests.support.proxies import using
 
 pytestmark = pytest.mark.faults
@@ -84,3 +85,34 @@ def test_a_dump_names_services_before_they_are_meant(start_balancer: Start, node
 def test_what_is_not_carried_out_for_a_node_says_why(start_balancer: Start) -> None:
     answer = start_balancer("").command("SERVER max_reproxy_connections(10.0.0.1:80) = 5")
     assert answer == ["ERROR: connections to reproxied URLs are not limited"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_console_moves(start_balancer: Start, node: Node, workers: int) -> None:
+    balancer = start_balancer(using("stats", node), "ours", f"--workers={workers}")
+    before, balancer.console = balancer.console, free_port()
+    moving = f"SET console.listen = 127.0.0.1:{balancer.console}"
+    with socket.create_connection(("127.0.0.1", before)) as talk, talk.makefile("rb") as answers:
+        talk.sendall(f"{moving}\r\n".encode())
+        assert answers.readline() == b"OK\r\n"
+        # Who moves it is not cut off.
+        talk.sendall(b"show service\r\n")
+        assert f"console 127.0.0.1:{balancer.console} ENABLED" in answers.readline().decode()
+    assert "web" in balancer.command("show service")[1]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", before))
+
+
+def test_the_console_moves_with_a_restart(
+    start_balancer: Start, node: Node, tmp_path: Path
+) -> None:
+    balancer = start_balancer(using("stats", node), "ours", "--workers=1")
+    before, balancer.console = balancer.console, free_port()
+    file = tmp_path / f"ours-{balancer.port}.conf"
+    file.write_text(file.read_text().replace(f":{before}", f":{balancer.console}"))
+    with socket.create_connection(("127.0.0.1", before)) as talk:
+        talk.sendall(b"restart\r\n")
+        assert talk.recv(100) == b"OK\r\n"
+    wait_for(lambda: accepts(balancer.console), "the console")
+    assert "web" in balancer.command("show service")[1]
+    assert not accepts(before)
