@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import struct
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,13 +25,12 @@ from disk_checker.protocol import Frame, FrameReader, Kind
 
 MAX_NOTES = 1000
 
-_STATE = struct.Struct("<QQ")
-STATE_SIZE = _STATE.size
+STATE_SIZE = 16
 CHUNK = 1 << 20
 """Bytes of a journal that are read at once."""
 
-_PIECE_SHIFT = 18
-"""Room for states is taken in pieces of 256 KiB."""
+_PIECE_SHIFT = 14
+"""Room for states is taken in pieces of so many blocks: 256 KiB."""
 
 
 def no_room(folder: Path, error: OSError) -> LedgerError:
@@ -82,41 +80,41 @@ class _States:
     """16 bytes a block, in a nameless file that is mapped into memory.
 
     Room on the disk is taken before it is written to: the kernel kills who writes to a mapped
-    file on a full one.
+    file on a full one.  ``words`` are seq and time of each block; ``room`` the pieces that have
+    room.
     """
 
     def __init__(self, folder: Path, blocks: int) -> None:
         self._folder = folder
-        self._room = set[int]()
+        self.room = set[int]()
         size = blocks * STATE_SIZE
         try:
             with tempfile.TemporaryFile(dir=folder, prefix="fold-") as file:
                 file.truncate(size)
                 self._map = mmap.mmap(file.fileno(), size)
                 self._file = os.dup(file.fileno())
+                self.words = memoryview(self._map).cast("Q")
         except OSError as error:
             raise no_room(folder, error) from None
 
-    def put(self, block: int, seq: int, time_us: int) -> None:
-        """A write of a block is acknowledged; the highest counts."""
-        at = block * STATE_SIZE
-        if at >> _PIECE_SHIFT not in self._room:
-            self._take_room(at >> _PIECE_SHIFT)
-        if seq > _STATE.unpack_from(self._map, at)[0]:
-            _STATE.pack_into(self._map, at, seq, time_us)
+    def take_room(self, piece: int) -> None:
+        """Before the first write to a piece.
 
-    def _take_room(self, piece: int) -> None:
-        first = piece << _PIECE_SHIFT
+        :raises LedgerError: there is none.
+        """
+        size = STATE_SIZE << _PIECE_SHIFT
+        first = piece * size
         try:
-            os.posix_fallocate(self._file, first, min(1 << _PIECE_SHIFT, len(self._map) - first))
+            os.posix_fallocate(self._file, first, min(size, len(self._map) - first))
         except OSError as error:
             raise no_room(self._folder, error) from None
-        self._room.add(piece)
+        self.room.add(piece)
 
     def read(self, first: int, count: int) -> bytes:
         return os.pread(self._file, count * STATE_SIZE, first * STATE_SIZE)
 
     def close(self) -> None:
+        self.words.release()
         self._map.close()
         os.close(self._file)
 
@@ -161,8 +159,8 @@ class Fold:
             flat = protocol.decode_done(frame)
             if flat:
                 totals.last_ack_heard_us = heard
-            put = self._states.put
-            pending = self._pending
+            states, pending = self._states, self._pending
+            words, room = states.words, states.room
             numbers = iter(flat)
             for seq, time_us in zip(numbers, numbers, strict=True):
                 block = pending.pop(seq, None)
@@ -171,7 +169,11 @@ class Fold:
                         f"The record contradicts itself: it acknowledges write {seq}, never "
                         "intended.  Nothing can be said about the disk: begin a new run."
                     )
-                put(block, seq, time_us)
+                if block >> _PIECE_SHIFT not in room:
+                    states.take_room(block >> _PIECE_SHIFT)
+                at = 2 * block
+                if seq > words[at]:
+                    words[at], words[at + 1] = seq, time_us
                 if block >= totals.end_block:
                     totals.end_block = block + 1
                 if time_us > totals.last_ack_us:
