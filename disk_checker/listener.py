@@ -114,7 +114,10 @@ class Listener:
         peer = writer.get_extra_info("peername")
         try:
             if len(self._tasks) > MAX_CONNECTIONS:
-                raise Refused(f"more than {MAX_CONNECTIONS} connections")
+                raise Refused(
+                    f"This listener has {MAX_CONNECTIONS} connections, and takes no more: end some "
+                    "writers, or start another listener with its own --state."
+                )
             await self._serve(reader, writer)
         except DiskCheckerError as error:
             log.warning("%s: refused: %s", peer, error)
@@ -197,7 +200,8 @@ class Listener:
         if key in self._writing:
             raise Refused(
                 f"Run {run_name(self._writing[key])} is writing to {plan.target} on "
-                f"{plan.hostname} right now; stop that one first."
+                f"{plan.hostname} right now: stop that one first (if its power went, wait until it "
+                f"has been silent for {SILENCE_S:.0f} s)."
             )
         run, journal = self._ledger.open_run(plan)
         self._writing[key] = run
