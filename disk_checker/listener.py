@@ -33,6 +33,10 @@ IDLE_S = 3600.0
 SILENCE_S = 10.0
 """A victim that is silent for so long is gone: its run is over, its file free for the next."""
 
+HUSH_S = 2.0
+"""Who is silent for so long had no power already when the connection broke: a host that is back
+soon resets it, a tunnel closes it."""
+
 
 class _Victim:
     """A connection that writes: checks its messages and gathers what to append."""
@@ -136,14 +140,16 @@ class Listener:
         frames = FrameReader()
         victim: _Victim | None = None
         fold: Fold | None = None
-        how = ""
+        how, clock = "", asyncio.get_running_loop().time
+        heard = clock()
         try:
             while True:
                 silence = IDLE_S if victim is None else SILENCE_S
                 data = await asyncio.wait_for(reader.read(1 << 18), silence)
                 if not data:
-                    how = "closed"
+                    how = "closed" if clock() - heard < HUSH_S else "silent"
                     return
+                heard = clock()
                 for frame in frames.feed(data):
                     if victim is not None:
                         victim.take(frame)
@@ -166,8 +172,9 @@ class Listener:
                     writer.write(await victim.settle())
                 await writer.drain()
         except (OSError, DiskCheckerError) as error:  # TimeoutError is an OSError
-            how = "refused" if isinstance(error, DiskCheckerError) else "closed"
-            how = "silent" if isinstance(error, TimeoutError) else how
+            hushed = isinstance(error, TimeoutError) or clock() - heard >= HUSH_S
+            how = "silent" if hushed else "closed"
+            how = "refused" if isinstance(error, DiskCheckerError) else how
             raise
         finally:
             try:

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from disk_checker import protocol
 from disk_checker.ledger import Ledger
+from disk_checker.listener import HUSH_S
 from disk_checker.protocol import Frame, FrameReader, Kind
 from tests.support.disk_programs import CHECKER
 from tests.support.disk_rig import Checker, command
@@ -104,6 +106,21 @@ def test_a_writer_that_was_killed_is_no_power_cut(tmp_path: Path) -> None:
     assert "the writer closed its connection, which no power cut does" in " ".join(
         done.stdout.split()
     )
+
+
+def test_a_connection_that_breaks_after_a_silence_is_a_power_cuts(tmp_path: Path) -> None:
+    """As a host's that boots within seconds, or a tunnel's: its kernel resets what it finds."""
+    target = tmp_path / "target"
+    with Checker(tmp_path) as checker:
+        writing = checker.create(target, "1M", "--block-size", "4k")
+        checker.wait_acked(writing, 120)
+        writing.freeze()
+        time.sleep(HUSH_S + 0.5)
+        writing.kill()
+        writing.finish()
+        report = checker.verify(target)
+    assert report["totals"]["ended"] == "silent"
+    assert report["verdict"] == "honest", report
 
 
 def test_a_wrong_run_accuses_no_file(tmp_path: Path) -> None:
