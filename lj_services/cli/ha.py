@@ -81,10 +81,13 @@ def pairs(said: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def slaves(said: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for every server that follows another one."""
+    """A row for every server that follows another one; of a pair, where it has the group."""
     rows = []
     for each in said:
+        has_group = bool(each["state"] and each["state"]["has_group"])
         for role, source in sorted(each["sources"].items()):
+            if role in each["held"] and not has_group:
+                continue
             status = each["slaves"].get(role)
             row = {"slave": f"{each['host']}/{role}", "of": source, "trouble": "can't be reached"}
             if status is not None:

@@ -21,6 +21,9 @@ SLAVE = "db1-s"
 RESOURCE = "cluster1"
 DATABASE = "lj_cluster1"
 FLOATING = "10.77.0.10"
+SOURCE = "db1-m"
+SOURCE_ADDRESS = "10.77.0.20"
+"""What the pair follows in the scenario ha_slave."""
 MOUNT = f"/srv/{RESOURCE}"
 SOCKET = "/var/lib/lj/run/mysql-cluster1.sock"
 PATIENCE_S = 900.0
@@ -29,9 +32,11 @@ PATIENCE_S = 900.0
 
 @dataclass
 class Pair:
-    """The hosts of the scenario ha_pair; what is asked of them is asked by ssh."""
+    """The hosts of a scenario with a pair; what is asked of them is asked by ssh."""
 
     state: control.State
+    source: str | None = None
+    """The host that the pair follows, as in the scenario ha_slave; None: the pair takes commits."""
 
     def on(self, host: str, words: str) -> str:
         """What a command prints there.
@@ -85,7 +90,7 @@ class Pair:
 
     def play(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
         """Run one of the playbooks on the lab."""
-        return play(self.state, "ha_pair", name, *words)
+        return play(self.state, "ha_slave" if self.source else "ha_pair", name, *words)
 
     @property
     def secrets(self) -> Path:
@@ -93,7 +98,8 @@ class Pair:
         return self.state.folder / "secrets/mysql"
 
     def _ledger(self, *words: str) -> list[str]:
-        account = ["--host", FLOATING, "--user", "lj_schema", "--database", DATABASE]
+        host = SOURCE_ADDRESS if self.source else FLOATING
+        account = ["--host", host, "--user", "lj_schema", "--database", DATABASE]
         account += ["--password-file", str(self.secrets / "cluster1-schema")]
         return control.inside(
             self.state, [sys.executable, "-m", "tools.lab.ledger", *words, *account]
@@ -101,12 +107,12 @@ class Pair:
 
     @contextmanager
     def commits(self, file: Path) -> Iterator[Ledger]:
-        """Commit to the floating address while the block runs; then prove that nothing is lost."""
-        holder = self.holders()[0]
+        """Commit while the block runs, to the pair or its source; then prove that none is lost."""
+        server = self.source or self.holders()[0]
         table = f"CREATE TABLE IF NOT EXISTS {TABLE} (number BIGINT PRIMARY KEY)"
-        self.sql(holder, f"USE {DATABASE}; {table}")
+        self.sql(server, f"USE {DATABASE}; {table}")
         # What was sent and never answered has numbers too, and so has an earlier ledger.
-        there = self.sql(holder, f"SELECT COALESCE(MAX(number), 0) FROM {DATABASE}.{TABLE}")
+        there = self.sql(server, f"SELECT COALESCE(MAX(number), 0) FROM {DATABASE}.{TABLE}")
         first = int(there) + 1_000_000
         words = self._ledger("write", str(file), "--first", str(first))
         process = subprocess.Popen(words, cwd=control.CHECKOUT)
@@ -121,26 +127,38 @@ class Pair:
         self.prove(file)
 
     def prove(self, file: Path) -> None:
-        """Nothing that was acknowledged is lost, on the pair and on its slave."""
+        """Nothing that was acknowledged is lost, where it was committed and on all that follow."""
         holder = self.wait_until_whole()
         entries = read(file)
         done = subprocess.run(
             self._ledger("rows"), cwd=control.CHECKOUT, capture_output=True, text=True, check=True
         )
         assert lost(entries, json.loads(done.stdout)) == []
+        sums = self.sums(self.source or holder)
+        for slave in (holder, SLAVE) if self.source else (SLAVE,):
+            self.catch_up(slave, int(sums.split()[0]))
+            assert self.sums(slave) == sums
+            self.follows(slave)
         assert self.sql(holder, f"CHECK TABLE {DATABASE}.{TABLE} EXTENDED").endswith("status\tOK")
         assert "EXT4-fs error" not in self.on(holder, "dmesg")
-        there = self.sql(holder, f"SELECT COUNT(*), SUM(number) FROM {DATABASE}.{TABLE}")
+
+    def sums(self, host: str) -> str:
+        """How many commits the server on a host has, and the sum of their numbers."""
+        return self.sql(host, f"SELECT COUNT(*), SUM(number) FROM {DATABASE}.{TABLE}")
+
+    def catch_up(self, host: str, wanted: int) -> None:
+        """Wait until the server on a host has so many commits."""
         wait_for(
-            lambda: (
-                self.sql(SLAVE, f"SELECT COUNT(*), SUM(number) FROM {DATABASE}.{TABLE}") == there
-            ),
-            f"the slave to have {there}",
+            lambda: int(self.sums(host).split()[0]) >= wanted,
+            f"{host} to have {wanted} commits",
             timeout_s=PATIENCE_S,
             every_s=1,
         )
+
+    def follows(self, host: str) -> None:
+        """The server on a host replicates; nothing has stopped it."""
         client = f"mariadb --no-defaults --batch --socket {SOCKET}"
-        status = self.on(SLAVE, f"{client} --execute 'SHOW SLAVE STATUS\\G'")
+        status = self.on(host, f"{client} --execute 'SHOW SLAVE STATUS\\G'")
         assert "Slave_SQL_Running: Yes" in status
         assert "Slave_IO_Running: Yes" in status
 

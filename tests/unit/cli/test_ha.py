@@ -44,7 +44,8 @@ SLAVE = """*************************** 1. row ***************************
 
 
 def host(name: str, pair: str | None, state: dict[str, Any] | None, **more: Any) -> dict[str, Any]:
-    return {"host": name, "pair": pair, "state": state, "sources": {}, "slaves": {}, **more}
+    nothing: dict[str, Any] = {"sources": {}, "held": [], "slaves": {}}
+    return {"host": name, "pair": pair, "state": state, **nothing, **more}
 
 
 def said(a: dict[str, Any] | None = None, b: dict[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -118,6 +119,15 @@ def test_a_host_that_can_t_be_reached_is_told() -> None:
 def test_slaves(status: str, behind_s: int | None, told: str) -> None:
     (row,) = ha.slaves([slave(status)])
     assert (row["slave"], row["behind_s"], row["trouble"]) == ("db1-s/cluster1", behind_s, told)
+
+
+def test_a_pair_that_follows_another_one_does_so_where_it_has_the_group() -> None:
+    follows = {"sources": {"cluster1": "pair_first"}, "held": ["cluster1"]}
+    a = host("db2-a", "cluster1", WELL, slaves={"cluster1": SLAVE}, **follows)
+    b = host("db2-b", "cluster1", SPARE, slaves={"cluster1": ""}, **follows)
+    (row,) = ha.slaves([a, b])
+    assert (row["slave"], row["trouble"]) == ("db2-a/cluster1", "")
+    assert ha.slaves([{**a, "slaves": {"cluster1": ""}}, b])[0]["trouble"] == "does not replicate"
 
 
 def test_a_slave_that_can_t_be_reached() -> None:
