@@ -141,6 +141,11 @@ lab-up: $(VENV)/.test ## Virtual machines with the roles of SCENARIO on them (ro
 	  || $(BIN)/molecule reset --scenario-name $(SCENARIO) >/dev/null
 	$(BIN)/molecule converge --scenario-name $(SCENARIO)
 
+.PHONY: lab-again
+lab-again: $(VENV)/.test ## Run the roles on the lab of SCENARIO anew, which must change nothing, and with --check
+	$(BIN)/molecule idempotence --scenario-name $(SCENARIO)
+	$(BIN)/molecule check --scenario-name $(SCENARIO)
+
 .PHONY: lab-test
 lab-test: $(VENV)/.test ## Do to the lab of SCENARIO what befalls hosts, after `lab-up`
 	$(BIN)/pytest -s $(PYTEST_ARGS) molecule/$(SCENARIO)/tests
