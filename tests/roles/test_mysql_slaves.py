@@ -91,13 +91,25 @@ class Site:
             json.dumps({"all": {"children": children, "vars": both}})
         )
         subset = ["!all", "!min", "python", "platform", "service_mgr", "user"]
-        play = {"hosts": "mysql", "gather_facts": True, "gather_subset": subset, "serial": 1}
-        follow = {"ansible.builtin.include_role": {"name": "mysql_replication"}}
-        tasks = [
-            {"ansible.builtin.include_role": {"name": "mysql"}},
-            {**follow, "when": "mysql_replication_sources is defined"},
-        ]
-        (self.root / "servers.json").write_text(json.dumps([{**play, "tasks": tasks}]))
+        servers = {
+            "hosts": "mysql",
+            "gather_facts": True,
+            "gather_subset": subset,
+            "serial": 1,
+            "roles": ["mysql"],
+        }
+        # All at once: a slave's source may be a slave that does not follow yet.
+        follow = {
+            "hosts": "mysql",
+            "gather_facts": False,
+            "tasks": [
+                {
+                    "ansible.builtin.include_role": {"name": "mysql_replication"},
+                    "when": "mysql_replication_sources is defined",
+                }
+            ],
+        }
+        (self.root / "servers.json").write_text(json.dumps([servers, follow]))
 
     def play(self, book: str | Path, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

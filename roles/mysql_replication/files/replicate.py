@@ -8,7 +8,7 @@ Reads JSON from standard input, so that no password is on a command line::
                 "heartbeat_period": 5, "delay": 0}}
 
 Prints what it changed, or with ``check`` would change, as a JSON list; ends with 1 and a
-sentence when the slave does not run.
+sentence when the slave does not run within ``wait_s`` seconds.  With 0 it is not waited for.
 """
 
 import json
@@ -98,7 +98,8 @@ def main():
     if different or not runs(status):
         change("started", "START SLAVE")
     deadline = time.monotonic() + wanted["wait_s"]
-    while not wanted["check"] and not runs(status := status_of(connection)):
+    waits = wanted["wait_s"] > 0 and not wanted["check"]
+    while waits and not runs(status := status_of(connection)):
         if time.monotonic() > deadline or status.get("Last_IO_Errno") == PURGED:
             sys.exit(trouble(status))
         time.sleep(0.5)
