@@ -67,6 +67,13 @@ class Site:
         }
         server = {"role": "cluster1", "server_id": 201}
         hosts = {
+            # First, though what it follows comes later.
+            "far-slave": {
+                "mysql_port": self.port + 2,
+                "mysql_instances": [server | {"server_id": 203, "replica": True}],
+                "mysql_replication_sources": {"cluster1": "slaves"},
+                "mysql_replication_delay_s": DELAY_S,
+            },
             "one": {"mysql_port": self.port, "mysql_instances": [server | {"replicated": True}]},
             "its-slave": {
                 "mysql_port": self.port + 1,
@@ -74,12 +81,6 @@ class Site:
                     server | {"server_id": 202, "replica": True, "replicated": True}
                 ],
                 "mysql_replication_sources": {"cluster1": "sources"},
-            },
-            "far-slave": {
-                "mysql_port": self.port + 2,
-                "mysql_instances": [server | {"server_id": 203, "replica": True}],
-                "mysql_replication_sources": {"cluster1": "slaves"},
-                "mysql_replication_delay_s": DELAY_S,
             },
         }
         children = {

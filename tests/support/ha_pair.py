@@ -115,6 +115,9 @@ class Pair:
         there = self.sql(server, f"SELECT COALESCE(MAX(number), 0) FROM {DATABASE}.{TABLE}")
         first = int(there) + 1_000_000
         words = self._ledger("write", str(file), "--first", str(first))
+        if self.source:
+            # A container takes commits faster than emulated hosts can follow.
+            words += ["--pause", "0.5"]
         process = subprocess.Popen(words, cwd=control.CHECKOUT)
         ledger = Ledger(file)
         try:
