@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +52,17 @@ def check(words: tuple[str, ...]) -> None:
     For example: lj disks check --victim db1 --listen 10.0.0.9:5400 --state var/data/disks
     --power-off 'ipmitool -H bmc-$HOST chassis power cycle' /srv/mysql/check 2G
     """
-    done = subprocess.run([_program(), "run", *(words or ("--help",))], check=False)
-    raise SystemExit(_CODES.get(done.returncode, ExitCode.FAILED))
+    process = subprocess.Popen([_program(), "run", *(words or ("--help",))])
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    raise SystemExit(_CODES.get(_patiently(process), ExitCode.FAILED))
+
+
+def _patiently(process: subprocess.Popen[bytes]) -> int:
+    """Wait; who is interrupted at a terminal is so together with the checker, which tells then
+    what has to be done by hand, and ends its listener."""
+    while True:
+        with suppress(KeyboardInterrupt):
+            return process.wait()
 
 
 @command.command()

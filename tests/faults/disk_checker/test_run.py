@@ -133,24 +133,38 @@ def break_later(liar: LiarDisk) -> None:
     liar.flush = failing  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+LJ = CHECKER.with_name("lj")
+
+
+@pytest.mark.parametrize(
+    ("words", "number", "code"),
+    [
+        ([CHECKER, "run"], signal.SIGINT, 2),
+        ([CHECKER, "run"], signal.SIGTERM, 2),
+        ([LJ, "disks", "check"], signal.SIGINT, 1),
+        ([LJ, "disks", "check"], signal.SIGTERM, 1),
+    ],
+    ids=["interrupted", "terminated", "lj, interrupted", "lj, terminated"],
+)
 def test_who_interrupts_between_off_and_on_is_told_of_the_power(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path, words: list[Path | str], number: signal.Signals, code: int
 ) -> None:
     desk = subprocess.Popen(
         [
-            *(CHECKER, "run", tmp_path / "target", "1M", "--state", tmp_path / "state"),
+            *(*words, tmp_path / "target", "1M", "--state", tmp_path / "state"),
             *("--power-off", f"touch {tmp_path}/off; sleep 60", "--power-on", "echo on"),
             *("--same-boot", "--write-seconds", "0.3"),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     wait_for((tmp_path / "off").exists, "the switch", timeout_s=60)
-    desk.send_signal(number)
+    # A terminal interrupts all who stand before it.
+    (os.killpg if number == signal.SIGINT else os.kill)(desk.pid, number)
     _, errors = desk.communicate(timeout=60)
-    assert desk.returncode == 2, errors
+    assert desk.returncode == code, errors
     assert "Interrupted, and the power of localhost may be off: give it back: echo on" in errors
     # Neither the listener nor the writer is left.
     Ledger(tmp_path / "state").close()
