@@ -88,6 +88,14 @@ def test_power_is_pulled_pressed_and_the_machine_replaced(lab: control.State) ->
         control.ask(lab, "fail", "box", "data")
 
 
+def test_power_comes_back_at_once_however_busy_the_network_was(lab: control.State) -> None:
+    for _ in range(10):
+        # What is open keeps the killed container's network for a moment.
+        control.ask(lab, "reset", "box")
+        control.wait_for_hosts(lab)
+    assert control.ask(lab, "status")["box"]["on"]
+
+
 def test_nothing_is_left_when_the_keeper_is_killed(lab: control.State) -> None:
     keeper = lab.keeper()
     assert keeper is not None

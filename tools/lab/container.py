@@ -124,6 +124,10 @@ class Container(Machine):
     async def _start(self) -> Process:
         await asyncio.to_thread(self._mount)
         drop_groups(self._frame.folder)
+        for link in self.host.links:
+            # The kernel takes a killed container's network apart when it has time.
+            with contextlib.suppress(MachineError):
+                await _ip("link", "delete", link.tap)
         into = []
         for group in groups(self._frame.folder):
             group.mkdir()
