@@ -94,6 +94,8 @@ class Listener:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._writing: dict[tuple[str, str], int] = {}
+        self._unnoted: dict[int, str] = {}
+        """How runs ended whose journals had no room for a note of it."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -188,8 +190,10 @@ class Listener:
         """A run ended; "" because this listener ends, which the next one will note."""
         try:
             if how:
-                with contextlib.suppress(LedgerError):  # no room: then the next one notes it
+                try:
                     await asyncio.to_thread(victim.journal.end, how)
+                except LedgerError:  # no room: the next listener will note that it ended
+                    self._unnoted[victim.run] = how
         finally:
             victim.journal.close()
             self._writing.pop((victim.plan.machine, victim.plan.target), None)
@@ -225,6 +229,7 @@ class Listener:
         if not isinstance(run, int):
             run = self._ledger.find(str(value.get("machine")), str(value.get("target")))
         fold = await asyncio.to_thread(self._ledger.fold, run)
+        fold.totals.ended = fold.totals.ended or self._unnoted.get(run, "")
         record: dict[str, Any] = {
             "run": run,
             "plan": fold.plan.model_dump(mode="json"),

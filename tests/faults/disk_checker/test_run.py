@@ -151,6 +151,8 @@ def test_who_interrupts_between_off_and_on_is_told_of_the_power(
 ) -> None:
     desk = subprocess.Popen(
         [
+            # Whoever runs the tests in the background has interrupts ignored.
+            *("env", "--default-signal=INT"),
             *(*words, tmp_path / "target", "1M", "--state", tmp_path / "state"),
             *("--power-off", f"touch {tmp_path}/off; sleep 60", "--power-on", "echo on"),
             *("--same-boot", "--write-seconds", "0.3"),
