@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -81,9 +82,11 @@ def test_what_can_not_work_is_refused(host: Sandbox) -> None:
     assert host.read("/etc/chrony/chrony.conf") == before
 
 
-def test_the_settings_that_come_with_it_are_known_to_kernels(host: Sandbox) -> None:
+def test_the_settings_that_come_with_it_are_known_to_kernels() -> None:
     defaults = yaml.safe_load((CHECKOUT / "roles/common/defaults/main.yml").read_text())
     kept = "\n".join(f"{name} = {value}" for name, value in defaults["common_sysctls"].items())
-    dry = host.run("sysctl", "--dry-run", "--load=-", input=kept + "\n")
+    # Not in a host's network of its own, which has no net.core.wmem_max; nothing is set.
+    words = ["/usr/sbin/sysctl", "--dry-run", "--load=-"]
+    dry = subprocess.run(words, input=kept + "\n", capture_output=True, text=True, check=False)
     assert len(dry.stdout.splitlines()) == len(defaults["common_sysctls"])
     assert dry.stderr == ""
