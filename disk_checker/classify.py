@@ -26,7 +26,7 @@ nothing; then sectors in a wrong place; only then is old told from torn.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from disk_checker.stamp import SECTOR, Kind, Sector, Stamper, read_block
@@ -157,7 +157,7 @@ def judge_block(
             return None
         found = f"the target ends {len(data)} bytes into the block"
         return Finding.stale(block, place, acked, acked_us, found)
-    sectors = read_block(data)
+    sectors = [_counted(sector, run, size // SECTOR) for sector in read_block(data)]
     fates = Counter[str]()
     first_bad: dict[str, int] = {}
     newest_us = 0
@@ -208,6 +208,16 @@ def judge_block(
         found_sector[differs : differs + 16].hex(" "),
         newest_us,
     )
+
+
+def _counted(sector: Sector, run: int, count: int) -> Sector:
+    """A sector of this run that says that its block has another size is damaged there.
+
+    The checksums do not cover that number, which is the same for all of a run.
+    """
+    if sector.kind is Kind.STAMPED and sector.run == run and sector.sectors != count:
+        return replace(sector, kind=Kind.DAMAGED)
+    return sector
 
 
 def _fate(

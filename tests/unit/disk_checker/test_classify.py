@@ -98,6 +98,16 @@ def test_the_case_is_told_with_offset_expected_and_found() -> None:
     assert finding.found_hex == BEFORE[3584:3600].hex(" ")
 
 
+@pytest.mark.parametrize("sector", [0, 7])
+def test_no_flipped_bit_passes(sector: int) -> None:
+    for bit in range(512 * 8):
+        data = bytearray(ACKED)
+        data[sector * 512 + bit // 8] ^= 1 << bit % 8
+        finding = judge_block(NEW, 7, bytes(data), 50, 500, newest=70)
+        assert finding is not None, bit
+        assert finding.cls == "corrupted", bit
+
+
 def test_a_flipped_bit_is_shown_where_it_is() -> None:
     finding = judge_block(NEW, 7, flipped(ACKED, 1024 + 100), 50, 500, newest=70)
     assert finding is not None
