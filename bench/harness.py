@@ -48,12 +48,16 @@ class Contender:
 
 @dataclass(frozen=True)
 class Load:
-    """A way to measure a subject: `run` puts it under load and returns a figure in `unit`."""
+    """A way to measure a subject: `run` puts it under load and returns a figure in `unit`.
+
+    `with_cpu` is False where the use of a CPU meanwhile says nothing, as with memory.
+    """
 
     name: str
     unit: str
     run: Callable[[Subject], float]
     better: Literal["higher", "lower"] = "higher"
+    with_cpu: bool = True
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,8 @@ class Series:
 
     def measure(self, load: Load, subject: Subject) -> None:
         """Add one run."""
-        process = psutil.Process(subject.pid) if subject.pid is not None else None
+        watched = subject.pid if load.with_cpu else None
+        process = psutil.Process(watched) if watched is not None else None
         before = process.cpu_times() if process is not None else None
         started = time.perf_counter()
         self.figures.append(load.run(subject))

@@ -180,7 +180,11 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
     count = IDLE // 10 if quick else IDLE
     allow_open_files(IDLE + 1000)
     idle_clients = Load(
-        f"{count:,} idle clients", "KiB each", partial(idle, clients=count), better="lower"
+        f"{count:,} idle clients",
+        "KiB each",
+        partial(idle, clients=count),
+        better="lower",
+        with_cpu=False,
     )
     patient = partial(perlbal.contender, perlbal.PROXY, settings=_PATIENT)
     ours = perlbal.ours(partial(patient, perlbal.run_ours))
@@ -205,6 +209,7 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
                 "MiB",
                 partial(peak, size_mib=size_mib, upload=name == "upload"),
                 better="lower",
+                with_cpu=False,
             )
             for size, size_mib in (("1 MiB", 1), (large, large_mib))
         ]
