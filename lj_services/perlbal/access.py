@@ -57,12 +57,12 @@ class AccessLog:
 
         Args:
             peer: the client's address.
-            request: what was asked.
-            counted: what was sent.
+            request: what was asked; plug-ins may have changed it.
+            counted: what came at first, and what was sent.
             whole: whether all of the response was.
         """
         head = request.fields
-        method, target = _text(request.method), _text(request.target)
+        method, target = _text(counted.method), _text(counted.target)
         now = time.time()
         if self._form == "json":
             entry = {
@@ -120,6 +120,8 @@ class Counted:
     """A client's transport, seen from its access log.
 
     Attributes:
+        method: of the request as it came; X-REPROXY-SERVICE makes another of it.
+        target: likewise.
         status: of the response; 0: none has been sent.
         sent: bytes of its body.
         began: when the request came, in seconds (monotonic).
@@ -127,12 +129,14 @@ class Counted:
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
+        self.method = self.target = b""
         self.status = 0
         self.sent = 0
         self.began = 0.0
 
-    def begin(self) -> None:
+    def begin(self, request: RequestHead) -> None:
         """A request has come."""
+        self.method, self.target = request.method, request.target
         self.status = 0
         self.sent = 0
         self.began = time.monotonic()

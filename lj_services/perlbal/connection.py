@@ -152,7 +152,7 @@ class HttpConnection(Connected):
         """A request has come that is to be logged: look at what is sent."""
         if self._counted is None:
             self.transport = self._counted = Counted(self.transport)
-        self._counted.begin()
+        self._counted.begin(self.request)
 
     def logged(self, *, whole: bool) -> None:
         """The request is through, and all of the response was sent or not."""

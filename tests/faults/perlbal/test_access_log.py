@@ -62,6 +62,27 @@ def test_requests_are_written_down(start_balancer: Start, tmp_path: Path) -> Non
         assert file.read_text() == before
 
 
+def test_what_the_client_asked_is_written_down_and_not_what_became_of_it(
+    start_balancer: Start, tmp_path: Path
+) -> None:
+    """X-REPROXY-SERVICE has another service asked by GET."""
+    (tmp_path / "file").write_text("a file")
+    file = tmp_path / "access.log"
+    with echoing() as node:
+        node.answer_fields["/file"] = [("X-REPROXY-SERVICE", "files")]
+        files = (
+            f"CREATE SERVICE files\n  SET role = web_server\n  SET docroot = {tmp_path}\n"
+            "ENABLE files\n"
+        )
+        settings = f"  SET enable_reproxy = on\n  SET access_log = {file}"
+        balancer = start_balancer(files + proxy(node.address, settings=settings))
+        with balancer.talk() as talk:
+            request = b"POST /file HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nok"
+            assert talk.ask(request).body == b"a file"
+        (line,) = lines(file, 1)
+        assert '"POST /file HTTP/1.1" 200 6 ' in line
+
+
 def test_files_are_counted(start_balancer: Start, tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(b"x" * 3_000_000)
     file = tmp_path / "access.log"
