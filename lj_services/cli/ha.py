@@ -25,7 +25,7 @@ from lj_services.daemon import ExitCode
 _CHECKOUT = Path(lj_services.__file__).parents[1]
 _PLAYBOOK = "playbooks/ha_status.yml"
 PAIR_COLUMNS = ("pair", "host", "role", "disks", "heartbeat", "group", "verified", "trouble")
-SLAVE_COLUMNS = ("slave", "of", "behind_s", "position", "trouble")
+SLAVE_COLUMNS = ("slave", "of", "behind_s", "position", "backup", "trouble")
 
 
 def _column(status: str, name: str) -> str:
@@ -80,6 +80,12 @@ def pairs(said: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def _backup(state: Mapping[str, str]) -> tuple[str, str]:
+    """When the newest backup of a slave was made, in UTC; what is not well with the last one."""
+    newest = re.sub(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)\d\dZ", r"\1-\2-\3 \4:\5", state["newest"])
+    return newest, f"backup {state['failed']}" if state["failed"] else ""
+
+
 def slaves(said: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A row for every server that follows another one; of a pair, where it has the group."""
     rows = []
@@ -94,10 +100,12 @@ def slaves(said: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 runs = [_column(status, f"Slave_{name}_Running") for name in ("IO", "SQL")]
                 error = _column(status, "Last_SQL_Error") or _column(status, "Last_IO_Error")
                 behind = _column(status, "Seconds_Behind_Master")
+                backup, failed = _backup(each["backups"].get(role, {"newest": "", "failed": ""}))
                 row |= {
                     "behind_s": int(behind) if behind.isdigit() else None,
                     "position": _column(status, "Gtid_IO_Pos"),
-                    "trouble": "" if runs == ["Yes", "Yes"] else error or "does not replicate",
+                    "backup": backup,
+                    "trouble": failed if runs == ["Yes", "Yes"] else error or "does not replicate",
                 }
             rows.append(row)
     return rows
@@ -150,7 +158,7 @@ def command() -> None:
 )
 @json_option
 def status(inventory: Path, as_json: bool) -> None:
-    """Who is primary, the disks, Heartbeat's view, slaves, the last comparison.
+    """Who is primary, disks, Heartbeat's view, the last comparison; slaves, their newest backups.
 
     Ends with 1 where something is not well; the last column says what.
     """

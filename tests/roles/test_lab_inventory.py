@@ -23,6 +23,17 @@ ADDED = {
     "lab_kind": "container",
     "mysql_instances": [{"role": "cluster3"}],
 }
+SLAVE = {
+    "mysql_instances": [
+        *(
+            {"role": "cluster3"},
+            {"role": "cluster1", "replica": True, "server_id": 12, "port": 3307},
+        ),
+    ],
+    "mysql_replication_sources": {"cluster1": "sources"},
+    "mysql_backup_calendar": "daily",
+}
+"""A slave of cluster1 beside it."""
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +116,32 @@ def test_a_cluster_is_added_and_users_move_to_it(lab: control.State) -> None:
     lj(lab, "users", "move", name, "3", "--wait", site="site-mover")
     assert lj(lab, "users", "show", name)["cluster"] == 3
     smoke(lab)
+
+
+def test_a_slave_is_backed_up_by_its_timer(lab: control.State) -> None:
+    more = lab.folder / "slave.json"
+    groups = {
+        "kit": {"children": {"mysql": {"hosts": {"db-cluster3": ADDED | SLAVE}}}},
+        "sources": {"hosts": {"db-cluster1": {}}},
+    }
+    more.write_text(json.dumps({"all": {"children": groups}}))
+    tags = "mysql,mysql_replication,mysql_backup"
+    words = ("-i", more, "--limit", "db-cluster3", "--tags", tags)
+    bad = play(lab, "lab", "site", *words, "-e", "mysql_backup_calendar=nightly")
+    assert "mysql_backup_calendar nightly is no calendar of systemd" in " ".join(bad.stdout.split())
+    run = play(lab, "lab", "site", *words)
+    assert run.returncode == 0, run.stdout
+
+    unit, folder = "lj-mysql-backup-cluster1", "/var/backups/lj-mysql/cluster1"
+    timers = "systemctl list-timers --no-legend"
+    assert f"{unit}.service" in said(lab, "db-cluster3", timers)
+    said(lab, "db-cluster3", f"systemctl start {unit}.service")
+    assert "a server came up on it" in said(lab, "db-cluster3", f"journalctl -u {unit}.service")
+    name = said(lab, "db-cluster3", f"cd {folder} && ls -d 2*Z && cat 2*Z/*_slave_info")
+    assert "gtid_slave_pos" in name
+
+    again = play(lab, "lab", "site", *words)
+    assert "changed=0" in again.stdout, again.stdout
+    gone = play(lab, "lab", "site", *words, "-e", "mysql_backup_calendar=")
+    assert gone.returncode == 0, gone.stdout
+    assert unit not in said(lab, "db-cluster3", timers)

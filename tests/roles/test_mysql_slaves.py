@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lj_services.cli import ha
 from tests.support.box import BIN, CHECKOUT
 from tests.support.process import free_ports, wait_for
 
@@ -162,6 +166,24 @@ class Site:
         (line,) = self.ask(host, f"SHOW GLOBAL STATUS LIKE '{name}'")
         return int(line.split()[1])
 
+    def state(self) -> dict[str, Any]:
+        """What `lj ha status` says of the slave."""
+        file = self.root / "state.json"
+        run = self.play(
+            "playbooks/ha_status.yml",
+            "--limit",
+            "its-slave,localhost",
+            "-e",
+            f"ha_status_file={file}",
+        )
+        assert run.returncode == 0, run.stdout
+        (row,) = [
+            row
+            for row in ha.slaves(json.loads(file.read_text()))
+            if row["slave"] == "its-slave/cluster1"
+        ]
+        return row
+
     @property
     def backups(self) -> list[Path]:
         """Of the slave, oldest first."""
@@ -170,6 +192,21 @@ class Site:
     @property
     def datadir(self) -> Path:
         return self.root / "its-slave/data/mysql/cluster1/data"
+
+
+@contextmanager
+def small(folder: Path) -> Iterator[Path]:
+    """A file system of 16 MB there."""
+    if os.geteuid() != 0:
+        pytest.fail(
+            "a small file system is mounted as root: run the tests as root, or -m 'not roles'"
+        )
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -293,3 +330,28 @@ def test_a_backup_that_does_not_come_back_is_none(site: Site) -> None:
     assert f"see {folder}/last.log" in failed.stdout
     assert site.backups == backups
     assert not [*folder.glob(".part"), *folder.glob(".trial")]
+    assert site.state()["trouble"].endswith(
+        f"Z: tables of the copy are damaged: see {folder}/last.log"
+    )
+    site.ask("its-slave", "SET SESSION sql_log_bin = 0", "DROP TABLE broken")
+    made = site.backup()
+    assert made.returncode == 0, made.stdout
+    state = site.state()
+    assert state["trouble"] == ""
+    assert (
+        state["backup"].replace("-", "").replace(" ", "T").replace(":", "")
+        == site.backups[-1].name[:13]
+    )
+
+
+def test_a_backup_that_has_no_room_is_not_begun(site: Site) -> None:
+    backups = site.backups
+    with small(site.root / "its-slave/small") as folder:
+        failed = site.backup("-e", f"mysql_backup_dir={folder}")
+        told = " ".join(failed.stdout.split())
+        assert failed.returncode != 0
+        assert re.search(
+            rf"no room: a backup and its trial take \d+ MB, and {folder}/cluster1 has \d+ MB", told
+        )
+        assert "no room" in (folder / "cluster1/failed").read_text()
+    assert site.backups == backups

@@ -44,7 +44,7 @@ SLAVE = """*************************** 1. row ***************************
 
 
 def host(name: str, pair: str | None, state: dict[str, Any] | None, **more: Any) -> dict[str, Any]:
-    nothing: dict[str, Any] = {"sources": {}, "held": [], "slaves": {}}
+    nothing: dict[str, Any] = {"sources": {}, "held": [], "slaves": {}, "backups": {}}
     return {"host": name, "pair": pair, "state": state, **nothing, **more}
 
 
@@ -128,6 +128,24 @@ def test_a_pair_that_follows_another_one_does_so_where_it_has_the_group() -> Non
     (row,) = ha.slaves([a, b])
     assert (row["slave"], row["trouble"]) == ("db2-a/cluster1", "")
     assert ha.slaves([{**a, "slaves": {"cluster1": ""}}, b])[0]["trouble"] == "does not replicate"
+
+
+@pytest.mark.parametrize(
+    ("newest", "failed", "told"),
+    [
+        ("20261122T040007Z", "", ("2026-11-22 04:00", "")),
+        ("", "", ("", "")),
+        (
+            "20261122T040007Z",
+            "20261123T040009Z: no room",
+            ("2026-11-22 04:00", "backup 20261123T040009Z: no room"),
+        ),
+    ],
+)
+def test_backups_of_a_slave(newest: str, failed: str, told: tuple[str, str]) -> None:
+    state = {"cluster1": {"newest": newest, "failed": failed}}
+    (row,) = ha.slaves([{**slave(SLAVE), "backups": state}])
+    assert (row["backup"], row["trouble"]) == told
 
 
 def test_a_slave_that_can_t_be_reached() -> None:
