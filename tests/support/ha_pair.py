@@ -29,6 +29,8 @@ SOCKET = "/var/lib/lj/run/mysql-cluster1.sock"
 PATIENCE_S = 900.0
 """Emulated hosts on a busy machine: how long anything may take before the test gives up."""
 
+SILENCE_S = 3.0
+
 
 @dataclass
 class Pair:
@@ -183,6 +185,15 @@ class Ledger:
         )
         return newest(self.file)[-1].at_s
 
+    def wait_for_silence(self) -> None:
+        """Wait until nothing was acknowledged for some seconds: more than a commit ever takes."""
+        wait_for(
+            lambda: time.time() - newest(self.file)[-1].at_s > SILENCE_S,
+            "commits to stop",
+            timeout_s=PATIENCE_S,
+            every_s=0.1,
+        )
+
     def gap_s(self, since_s: float) -> float:
         """The longest time without an acknowledged commit since then."""
         return longest_gap_s(read(self.file), since_s)
@@ -194,9 +205,16 @@ def peer_of(host: str) -> str:
 
 
 def moved(pair: Pair, ledger: Ledger, host: str) -> float:
-    """Wait until the peer of `host` has the group and takes commits; when it did."""
-    # Seldom: each question is a login on a host that has enough to do.
+    """Wait until commits have stopped and go on at the peer of `host`; when they did.
+
+    Nobody is asked while they stand still: a login costs an emulated host seconds, which it needs.
+    """
     peer = peer_of(host)
-    wait_for(lambda: pair.holds(peer), f"{peer} to take over", timeout_s=900, every_s=5)
-    assert pair.holders() == [peer]
-    return ledger.wait_for_next()
+    ends = time.monotonic() + PATIENCE_S
+    while True:
+        ledger.wait_for_silence()
+        at_s = ledger.wait_for_next()
+        if pair.holds(peer):
+            assert pair.holders() == [peer]
+            return at_s
+        assert time.monotonic() < ends, f"{peer} did not take over"
