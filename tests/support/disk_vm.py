@@ -21,7 +21,9 @@ NEEDED = (
     *("click", "pydantic", "pydantic_core", "annotated_types", "typing_extensions.py"),
     *("typing_inspection", "rich", "markdown_it", "mdurl", "pygments", "numpy", "numpy.libs"),
 )
-KERNEL_WORDS = "root=/dev/vda rw quiet no_timer_check mitigations=off norandmaps console=ttyS0 panic=-1"
+KERNEL_WORDS = (
+    "root=/dev/vda rw quiet no_timer_check mitigations=off norandmaps console=ttyS0 panic=-1"
+)
 WITHIN_S = 1200
 """Seconds that a guest may take for all it does."""
 
