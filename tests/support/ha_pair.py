@@ -90,6 +90,20 @@ class Pair:
         assert self.primaries() == self.holders()
         return self.holders()[0]
 
+    def differ(self, holder: str) -> int:
+        """Bytes that differ between both sides, after a comparison by the timer's unit."""
+        self.on(holder, f"systemctl start lj-drbd-verify-{RESOURCE}.service")
+        counted = (
+            "awk '/cs:/ {state = $2} /oos:/ {sub(/.*oos:/, \"\"); print state, $1}' /proc/drbd"
+        )
+        wait_for(
+            lambda: self.on(holder, counted).startswith("cs:Connected"),
+            "the comparison to end",
+            timeout_s=PATIENCE_S,
+            every_s=2,
+        )
+        return int(self.on(holder, counted).split()[1]) * 1024
+
     def play(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
         """Run one of the playbooks on the lab."""
         return play(self.state, "ha_slave" if self.source else "ha_pair", name, *words)

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.ha_pair import HOSTS, RESOURCE, SLAVE, Pair, moved, peer_of
+from tests.support.ha_pair import HOSTS, MOUNT, RESOURCE, SLAVE, Pair, moved, peer_of
 from tests.support.process import wait_for
 from tools.lab import control
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(7200)]
+UNSEEN = bytes.fromhex("f176ec0501")
+"""What can be XORed into any data without a change of its crc32c: the polynomial itself."""
 ROUNDS = int(os.environ.get("LAB_HA_ROUNDS", "20"))
 SERVER = "lj-mysql-cluster1.service"
 
@@ -95,6 +97,29 @@ def test_a_server_that_is_killed_is_started_again_and_then_handed_over(
             pair.on(holder, "chmod 640 /etc/lj/mysql-cluster1.cnf")
         tell("mysqld can't start", ledger.gap_s(started))
         assert pair.wait_until_whole() == peer_of(holder)
+
+
+@pytest.mark.parametrize("spare", HOSTS)
+def test_a_spare_that_can_not_start_the_server_gives_the_group_back(
+    pair: Pair, file: Path, spare: str, tell: Callable[[str, float], None]
+) -> None:
+    holder = pair.wait_until_whole()
+    if holder == spare:
+        pair.on(holder, "/usr/share/heartbeat/hb_standby all")
+        holder = peer_of(spare)
+        wait_for(lambda: pair.holders() == [holder], "a switchover", timeout_s=900, every_s=3)
+        pair.wait_until_whole()
+    with pair.commits(file) as ledger:
+        started = ledger.wait_for_next()
+        pair.on(spare, "chmod 000 /etc/lj/mysql-cluster1.cnf")
+        try:
+            pair.on(holder, "/usr/share/heartbeat/hb_standby all")
+            ledger.wait_for_silence()
+            ledger.wait_for_next()
+        finally:
+            pair.on(spare, "chmod 640 /etc/lj/mysql-cluster1.cnf")
+        tell(f"given back by {spare}", ledger.gap_s(started))
+        assert pair.wait_until_whole() == holder
 
 
 def test_a_server_that_hangs_is_killed_and_started_again(
@@ -198,3 +223,39 @@ def test_both_hosts_lose_power_at_once(
         pair.wait_until_whole()
         ledger.wait_for_next()
         tell(f"both pulled, {'primary' if first == 0 else 'spare'} first", ledger.gap_s(started))
+
+
+def test_what_differs_on_the_spare_s_disk_is_found_and_mended(pair: Pair) -> None:
+    holder = pair.wait_until_whole()
+    spare = peer_of(holder)
+    file = f"{MOUNT}/told-apart"
+    pair.on(holder, f"dd if=/dev/zero of={file} bs=4096 count=1 conv=fsync 2>/dev/null")
+    # The first block of the file on the device, whose blocks have 1024 bytes.
+    extent = pair.on(holder, f"filefrag -e -b1024 {file} | grep '^ *0:'")
+    at = int(extent.split(":")[2].split("..")[0]) * 1024
+    assert pair.differ(holder) == 0
+    words = "".join(f"\\x{byte:02x}" for byte in UNSEEN)
+    disk = "/dev/disk/by-id/virtio-data"
+    pair.on(spare, f"printf '{words}' | dd of={disk} bs=1 seek={at} conv=notrunc,fsync 2>/dev/null")
+    assert pair.differ(holder) == 4096
+    # What an operator types, on the spare; the primary's side is the one that counts.
+    pair.on(spare, f"drbdadm disconnect {RESOURCE} && drbdadm connect {RESOURCE}")
+    assert pair.wait_until_whole() == holder
+    assert pair.differ(holder) == 0
+    read = f"dd if={disk} iflag=direct bs=1024 skip={at // 1024} count=1 2>/dev/null"
+    assert pair.on(spare, f"{read} | od -An -tx1 -N5").split() == ["00"] * 5
+    pair.on(holder, f"rm {file}")
+
+
+def test_in_the_end_both_sides_are_the_same_and_the_file_system_is_clean(pair: Pair) -> None:
+    holder = pair.wait_until_whole()
+    assert pair.differ(holder) == 0
+    # Without anybody who would mount it.
+    for host in (peer_of(holder), holder):
+        pair.on(host, "systemctl stop heartbeat")
+    check = f"drbdadm primary {RESOURCE} && e2fsck -fn /dev/drbd0 && drbdadm secondary {RESOURCE}"
+    told = pair.on(holder, check)
+    assert "Pass 5" in told
+    for host in HOSTS:
+        pair.on(host, "systemctl start heartbeat")
+    pair.wait_until_whole()
