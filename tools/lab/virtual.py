@@ -36,7 +36,7 @@ def monitor_of(frame: Frame) -> Path:
 
 # mitigations=off: emulated, a guest would mostly switch page tables, at every system call.
 # norandmaps: what a program's code was translated to is found again where the program is loaded at
-# the same addresses each time; processes start two to three times as fast.
+# the same addresses each time; processes start two to five times as fast.
 # no_timer_check: on a busy machine interrupts come too late for the kernel's test of its timer.
 KERNEL_WORDS = (
     "root=/dev/vda rw console=ttyS0 net.ifnames=0 panic=5 quiet"
