@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from importlib.machinery import SourceFileLoader
 from types import ModuleType
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.box import CHECKOUT
+from tests.unit.heartbeat.conftest import Host
 
 pytestmark = pytest.mark.unit
 
@@ -28,10 +30,18 @@ watcher = loaded()
 Act: Any = watcher.Act
 
 
-def acts(*looks: tuple[str, bool, float]) -> list[Any]:
-    """What was done at each look: systemd's word, whether there was an answer, the time."""
+def acts(*looks: tuple[str, bool, float], takes_s: float = 0.0) -> list[Any]:
+    """What was done at each look: systemd's word, whether there was an answer, the time.
+
+    A restart takes `takes_s` seconds.
+    """
     watch = watcher.Watch(misses=3, window_s=300)
-    return [watch.see(*look) for look in looks]
+    done = []
+    for look in looks:
+        done.append(watch.see(*look))
+        if done[-1] is Act.RESTART:
+            watch.restarted(look[2] + takes_s)
+    return done
 
 
 def test_a_server_that_answers_is_left_alone() -> None:
@@ -60,6 +70,42 @@ def test_the_second_time_within_the_window_the_peer_gets_the_group() -> None:
     assert acts(("failed", False, 0.0), ("failed", False, 300.0)) == [Act.RESTART, Act.RESTART]
 
 
+def test_a_server_that_hangs_while_it_starts_is_handed_over_too() -> None:
+    # systemd gives up after as long as the window is.
+    looks = (("failed", False, 0.0), ("failed", False, 302.0))
+    assert acts(*looks, takes_s=300.0) == [Act.RESTART, Act.HAND_OVER]
+
+
 def test_a_group_that_the_peer_did_not_take_is_tried_here_again() -> None:
     done = acts(("failed", False, 0.0), ("failed", False, 1.0), ("failed", False, 2.0))
     assert done == [Act.RESTART, Act.HAND_OVER, Act.RESTART]
+
+
+def test_one_of_which_systemd_says_nothing_is_given_as_long_as_one_that_runs() -> None:
+    looks = [("unknown", False, float(second)) for second in range(3)]
+    assert acts(*looks) == [Act.NOTHING, Act.NOTHING, Act.RESTART]
+
+
+@pytest.mark.parametrize(
+    ("disks", "peer", "can"),
+    [
+        ("UpToDate/UpToDate", "active", True),
+        ("UpToDate/Outdated", "active", False),
+        ("UpToDate/Inconsistent", "active", False),
+        ("Diskless/UpToDate", "active", True),
+        ("UpToDate/UpToDate", "dead", False),
+        ("", "active", False),
+    ],
+)
+def test_the_peer_gets_the_group_where_it_is_there_and_up_to_date(
+    host: Host, monkeypatch: pytest.MonkeyPatch, disks: str, peer: str, can: bool
+) -> None:
+    host.answers("drbdadm", f"[ \"$*\" = 'dstate cluster1' ] && echo {disks}")
+    me = os.uname().nodename
+    host.answers(
+        "cl_status",
+        f"case $1 in listnodes) echo {me}; echo db1-b;; "
+        f"nodestatus) [ $2 = {me} ] && echo active || echo {peer};; esac",
+    )
+    monkeypatch.setenv("PATH", host.path)
+    assert watcher.peer_can("cluster1") is can
