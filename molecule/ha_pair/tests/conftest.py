@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,13 @@ def pair() -> Pair:
         pytest.fail("there is no lab: make lab-up SCENARIO=ha_pair")
     pair.wait_until_whole()
     return pair
+
+
+@pytest.fixture(autouse=True)
+def same_on_both_sides(pair: Pair) -> Iterator[None]:
+    """After whatever a test did, a comparison finds no block that differs."""
+    yield
+    assert pair.differ(pair.wait_until_whole()) == 0
 
 
 @pytest.fixture(scope="session")

@@ -14,15 +14,26 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.ha_pair import HOSTS, MOUNT, RESOURCE, SLAVE, Pair, moved, peer_of
+from tests.support.ha_pair import (
+    HOSTS,
+    MOUNT,
+    PATIENCE_S,
+    RESOURCE,
+    SLAVE,
+    Pair,
+    moved,
+    peer_of,
+)
 from tests.support.process import wait_for
 from tools.lab import control
+from tools.lab.ledger import newest
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(7200)]
 UNSEEN = bytes.fromhex("f176ec0501")
 """What can be XORed into any data without a change of its crc32c: the polynomial itself."""
 ROUNDS = int(os.environ.get("LAB_HA_ROUNDS", "20"))
 SERVER = "lj-mysql-cluster1.service"
+TRIED = "journalctl --boot --identifier lj-fence-peer | grep -c 'neither be told nor shot' || true"
 
 
 def test_what_the_roles_made(pair: Pair) -> None:
@@ -34,9 +45,9 @@ def test_what_the_roles_made(pair: Pair) -> None:
     assert pair.maybe(spare, f"systemctl is-active {SERVER}") == "inactive"
     assert pair.maybe(spare, f"systemctl is-enabled {SERVER}") == "static"
     for host in HOSTS:
-        secrets = "/etc/ha.d/authkeys /etc/ha.d/ha.cf /usr/local/sbin/lj-fence-peer"
-        modes = pair.on(host, f"stat --format %a {secrets} /etc/drbd.d/cluster1.res").split()
-        assert modes == ["600", "600", "700", "600"]
+        secrets = "/etc/ha.d/authkeys /etc/ha.d/lj-shoot-parameters /etc/drbd.d/cluster1.res"
+        assert pair.on(host, f"stat --format %a {secrets}").split() == ["600"] * 3
+        pair.on(host, f"lj-shoot status {peer_of(host)}")
         words = pair.on(host, f"drbdadm dump {RESOURCE}").split()
         assert words[words.index("protocol") + 1] == "C;"
     for host in (*HOSTS, SLAVE):
@@ -184,6 +195,73 @@ def test_a_cross_over_link_that_is_cut_outdates_the_spare(
         tell("cross-over cut", ledger.gap_s(started))
         # It can't become primary, whoever asks.
         assert control.ssh(pair.state, spare, f"drbdadm primary {RESOURCE}").returncode != 0
+        control.ask(pair.state, "mend", spare, RESOURCE)
+        assert pair.wait_until_whole() == holder
+
+
+def wait_for_tries(pair: Pair, host: str, wanted: int) -> None:
+    """Wait until a host has tried so often in vain to shoot its peer."""
+    wait_for(
+        lambda: int(pair.on(host, TRIED)) >= wanted,
+        "the primary to try to shoot its peer",
+        timeout_s=PATIENCE_S,
+        every_s=3,
+    )
+
+
+def test_a_primary_that_can_shoot_nobody_writes_nothing_until_a_person_says_so(
+    pair: Pair, file: Path, tell: Callable[[str, float], None]
+) -> None:
+    holder = pair.wait_until_whole()
+    spare = peer_of(holder)
+    way = "/etc/ha.d/lj-shoot-parameters"
+    with pair.commits(file) as ledger:
+        started = ledger.wait_for_next()
+        pair.on(holder, f"mv {way} {way}.away")
+        tried = int(pair.on(holder, TRIED))
+        try:
+            control.ask(pair.state, "pull", spare)
+            wait_for_tries(pair, holder, tried + 1)
+            last = newest(ledger.file)[-1]
+            wait_for_tries(pair, holder, tried + 2)
+            assert newest(ledger.file)[-1] == last
+            pair.on(holder, f"lj-shoot confirm {spare}")
+            ledger.wait_for_next()
+        finally:
+            pair.on(holder, f"mv {way}.away {way}")
+        tell("a spare that can't be shot, until told", ledger.gap_s(started))
+        control.ask(pair.state, "on", spare)
+        assert pair.wait_until_whole() == holder
+
+
+def test_a_group_stays_where_the_disk_is_up_to_date(
+    pair: Pair, file: Path, tell: Callable[[str, float], None]
+) -> None:
+    holder = pair.wait_until_whole()
+    spare = peer_of(holder)
+    pair.on(holder, "systemctl restart lj-mysql-watch-cluster1.service")
+    with pair.commits(file) as ledger:
+        control.ask(pair.state, "cut", spare, RESOURCE)
+        wait_for(
+            lambda: pair.on(spare, f"drbdadm dstate {RESOURCE}").startswith("Outdated"),
+            "the spare to be outdated",
+            timeout_s=300,
+            every_s=1,
+        )
+        # The second time within five minutes it would go to a peer that is up to date.
+        for _ in range(2):
+            started = ledger.wait_for_next()
+            pair.on(holder, f"systemctl kill --signal=KILL {SERVER}")
+            ledger.wait_for_next()
+        assert pair.holders() == [holder]
+        tell("mysqld killed twice, the spare outdated", ledger.gap_s(started))
+        # A person who does not know hands it over; it is given back.
+        started = ledger.wait_for_next()
+        pair.on(holder, "/usr/share/heartbeat/hb_standby all")
+        ledger.wait_for_silence()
+        ledger.wait_for_next()
+        assert pair.holders() == [holder]
+        tell("handed to an outdated spare, and given back", ledger.gap_s(started))
         control.ask(pair.state, "mend", spare, RESOURCE)
         assert pair.wait_until_whole() == holder
 
