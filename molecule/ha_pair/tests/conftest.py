@@ -23,7 +23,7 @@ def pair() -> Pair:
     return pair
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def same_on_both_sides(pair: Pair) -> Iterator[None]:
     """After whatever a test did, a comparison finds no block that differs."""
     yield

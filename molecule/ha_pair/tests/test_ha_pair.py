@@ -19,7 +19,6 @@ from tests.support.ha_pair import (
     MOUNT,
     PATIENCE_S,
     RESOURCE,
-    SLAVE,
     Pair,
     moved,
     peer_of,
@@ -28,37 +27,18 @@ from tests.support.process import wait_for
 from tools.lab import control
 from tools.lab.ledger import newest
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(7200)]
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.timeout(7200),
+    pytest.mark.usefixtures("same_on_both_sides"),
+]
 UNSEEN = bytes.fromhex("f176ec0501")
 """What can be XORed into any data without a change of its crc32c: the polynomial itself."""
 ROUNDS = int(os.environ.get("LAB_HA_ROUNDS", "20"))
 SERVER = "lj-mysql-cluster1.service"
+INITDEAD_S = 60.0
+"""After so long a host that has booted takes a peer for dead that it has not heard."""
 TRIED = "journalctl --boot --identifier lj-fence-peer | grep -c 'neither be told nor shot' || true"
-
-
-def test_what_the_roles_made(pair: Pair) -> None:
-    holder = pair.wait_until_whole()
-    spare = peer_of(holder)
-    assert "/srv/cluster1" in pair.on(holder, "findmnt --noheadings /dev/drbd0")
-    assert pair.maybe(spare, "findmnt --noheadings /dev/drbd0") == ""
-    assert pair.on(holder, f"systemctl is-active {SERVER}") == "active"
-    assert pair.maybe(spare, f"systemctl is-active {SERVER}") == "inactive"
-    assert pair.maybe(spare, f"systemctl is-enabled {SERVER}") == "static"
-    for host in HOSTS:
-        secrets = "/etc/ha.d/authkeys /etc/ha.d/lj-shoot-parameters /etc/drbd.d/cluster1.res"
-        assert pair.on(host, f"stat --format %a {secrets}").split() == ["600"] * 3
-        pair.on(host, f"lj-shoot status {peer_of(host)}")
-        words = pair.on(host, f"drbdadm dump {RESOURCE}").split()
-        assert words[words.index("protocol") + 1] == "C;"
-    for host in (*HOSTS, SLAVE):
-        rules = pair.on(host, "nft list table inet lj")
-        assert "policy drop" in rules
-        assert ('comment "mirror"' in rules) == (host != SLAVE)
-        assert pair.on(host, "systemctl is-enabled lj-firewall") == "enabled"
-    for host in HOSTS:
-        assert pair.on(host, "systemctl is-active chrony") == "active"
-        assert pair.on(host, "cat /sys/class/watchdog/watchdog0/state") == "active"
-    assert pair.sql(SLAVE, "SELECT @@global.read_only") == "1"
 
 
 def test_planned_switchovers(pair: Pair, file: Path, tell: Callable[[str, float], None]) -> None:
@@ -266,6 +246,22 @@ def test_a_group_stays_where_the_disk_is_up_to_date(
         assert pair.wait_until_whole() == holder
 
 
+def test_a_public_cable_that_is_cut_hands_the_group_over(
+    pair: Pair, file: Path, tell: Callable[[str, float], None]
+) -> None:
+    holder = pair.wait_until_whole()
+    shots = pair.state.log.read_text().count(f"power switch: reset {holder}")
+    with pair.commits(file) as ledger:
+        started = ledger.wait_for_next()
+        control.ask(pair.state, "cut", holder, "public")
+        moved(pair, ledger, holder)
+        tell("public cable cut", ledger.gap_s(started))
+        # Nobody had to be shot: they hear each other over the other cable.
+        assert pair.state.log.read_text().count(f"power switch: reset {holder}") == shots
+        control.ask(pair.state, "mend", holder, "public")
+        assert pair.wait_until_whole() == peer_of(holder)
+
+
 def test_of_a_partition_one_side_is_shot_before_the_other_goes_on(
     pair: Pair, file: Path, tell: Callable[[str, float], None]
 ) -> None:
@@ -296,7 +292,16 @@ def test_both_hosts_lose_power_at_once(
         control.ask(pair.state, "on", order[0])
         control.wait_for_hosts(pair.state, [order[0]])
         # Alone it may lack what the other one has: it waits, and nobody has the address.
-        assert pair.holders() == []
+        wait_for(
+            lambda: pair.maybe(order[0], "systemctl is-active drbd") == "activating",
+            "the first host to look for the other one",
+            timeout_s=PATIENCE_S,
+            every_s=2,
+        )
+        with pytest.raises(AssertionError, match="waited"):
+            wait_for(
+                lambda: pair.holds(order[0]), "the group", timeout_s=INITDEAD_S + 30, every_s=5
+            )
         control.ask(pair.state, "on", order[1])
         pair.wait_until_whole()
         ledger.wait_for_next()

@@ -15,7 +15,11 @@ from tests.support.ha_pair import HOSTS, MOUNT, RESOURCE, SLAVE, Pair, peer_of
 from tests.support.process import wait_for
 from tools.lab import control
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(7200)]
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.timeout(7200),
+    pytest.mark.usefixtures("same_on_both_sides"),
+]
 CHOSEN = ("-e", f"pair={RESOURCE}")
 
 
