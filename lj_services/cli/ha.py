@@ -46,6 +46,8 @@ def _trouble(state: Mapping[str, Any], holders: Sequence[str]) -> str:
         return f"the group is on {' and '.join(holders) or 'no host'}"
     if state["has_group"] and state["server"] != "active":
         return f"the server is {state['server'] or 'not known'}"
+    if state["has_group"] and state["watcher"] != "active":
+        return f"the server's watcher is {state['watcher'] or 'not known'}"
     if state["out_of_sync"]:
         return f"{state['out_of_sync']} bytes differ"
     return ""

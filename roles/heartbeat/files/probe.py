@@ -1,10 +1,11 @@
 """Look at what Heartbeat is going to stand on; run on the host by its role, changes nothing.
 
-``probe.py JSON`` with address (the floating one, with prefix), interface and
-crossover_interface (names).  Prints JSON: problems, each as a sentence that says what to
-do; configured, whether this host belongs to the pair already;
-and taken, the sentence about a floating address that somebody has.  That is a problem only
-where neither host of the pair is configured: a new one finds its peer there.
+``probe.py JSON`` with interface and crossover_interface (names); host_address and
+crossover_address (of this host, which its peer hears it by); address (the floating one, with
+prefix); and held (variable -> value, what a group is stopped by).  Prints JSON: problems, each as a
+sentence that says what to do; configured, whether this host may have the floating address
+already; and taken, the sentence about one that somebody has.  That is a problem only where
+neither host of the pair is configured: a new one finds its peer there.
 """
 
 import ipaddress
@@ -16,12 +17,21 @@ import sys
 import time
 from pathlib import Path
 
+HARESOURCES = Path("/etc/ha.d/haresources")
+
+
+def output_of(*words):
+    """What a program printed; nothing where it is not there."""
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return ""
+
 
 def addresses():
     """Interface -> its IPv4 addresses, with prefix."""
-    run = subprocess.run(["ip", "-o", "-4", "address"], capture_output=True, text=True, check=False)
     found = {}
-    for line in run.stdout.splitlines():
+    for line in output_of("ip", "-o", "-4", "address").splitlines():
         match = re.match(r"\d+: (\S+)\s+inet (\S+)", line)
         if match:
             found.setdefault(match[1], []).append(match[2])
@@ -43,8 +53,7 @@ def answers(address, have, seconds=6):
             except OSError:
                 return False
             time.sleep(0.5)
-            words = ["ip", "-4", "neighbour", "show", "to", address]
-            told = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+            told = output_of("ip", "-4", "neighbour", "show", "to", address)
             if "REACHABLE" in told:
                 return True
             if "FAILED" in told:
@@ -52,11 +61,68 @@ def answers(address, have, seconds=6):
     return False
 
 
+def plain(address):
+    """Whether it is a number, not a name: that the peer looks up in its own way."""
+    try:
+        return ipaddress.ip_address(address).version == 4
+    except ValueError:
+        return False
+
+
+def paths(wanted, have):
+    """Addresses of this host that its peer sends to, but that the path's interface has not."""
+    for variable, address, named in (
+        ("interface", wanted["host_address"], "ansible_host, or else heartbeat_host_address"),
+        ("crossover_interface", wanted["crossover_address"], "crossover_address"),
+    ):
+        interface = wanted[variable]
+        there = [each.split("/")[0] for each in have.get(interface, [])]
+        if not there or not plain(address) or address in there:
+            continue
+        elsewhere = " and ".join(
+            name for name, some in have.items() if address in {each.split("/")[0] for each in some}
+        )
+        yield (
+            f"the peer sends to {address} ({named}), which {elsewhere or 'no interface'} has, but "
+            f"heartbeat_{variable} is {interface}, which has {', '.join(there)}: set one of the "
+            "two otherwise"
+        )
+
+
+def listed():
+    """What the group of this host was started with: the arguments of its resources."""
+    if not HARESOURCES.exists():
+        return []
+    lines = HARESOURCES.read_text().splitlines()
+    resources = [word for line in lines if not line.startswith("#") for word in line.split()[1:]]
+    return [argument for resource in resources for argument in resource.split("::")[1:]]
+
+
+def changed(held):
+    """What can't be changed now: Heartbeat stops its resources by what the file says then.
+
+    Names of the scripts are not compared: these do the same, in all releases.
+    """
+    started = listed()
+    other = [f"{variable} {value}" for variable, value in held.items() if value not in started]
+    runs = output_of("systemctl", "is-active", "heartbeat.service").strip()
+    if not started or not other or runs in ("", "inactive", "failed", "unknown"):
+        return
+    yield (
+        f"Heartbeat runs here with {' '.join(started)}, not with {' and '.join(other)}: it would "
+        "stop what it has not started, and leave what it has.  Have it stop all that first: "
+        "`systemctl stop heartbeat` on the host without the group, then on the other one; then "
+        "run this for both again, which starts it"
+    )
+
+
 def problems(wanted):
     have = addresses()
+    yield from changed(wanted["held"])
+    yield from paths(wanted, have)
+    there = sorted(name for _, name in socket.if_nameindex())
     for variable in ("interface", "crossover_interface"):
         name = wanted[variable]
-        there = sorted(path.name for path in Path("/sys/class/net").iterdir())
         if name not in there:
             yield (
                 f"there is no interface {name}: set heartbeat_{variable} to one of "
@@ -88,7 +154,8 @@ def taken(address):
 
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
-    configured = Path("/etc/ha.d/haresources").exists()
+    floating = asked["address"].split("/")[0]
+    configured = floating in {each.split("/")[0] for each in listed()}
     found = {
         "problems": list(problems(asked)),
         "configured": configured,

@@ -1,10 +1,12 @@
 """What a host of a pair says about itself; run by the role heartbeat, changes nothing.
 
-``state.py JSON`` with resource, peer (the node's name), address (the floating one) and
-unit (of the server).  Prints a JSON object; what can't be told is an empty string.
+``state.py JSON`` with resource, peer (the node's name; empty where that is not known, then it
+is Heartbeat's other node), address (the floating one), unit (of the server) and watcher (its
+unit).  Prints a JSON object; what can't be told is an empty string.
 """
 
 import json
+import os
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -38,7 +40,13 @@ def out_of_sync(resource):
             for word in lines[number + 1].split():
                 if word.startswith("oos:"):
                     return int(word.removeprefix("oos:")) << 10
-    return None
+    return ""
+
+
+def other_node():
+    """The peer's name, as Heartbeat on this host was told it."""
+    nodes = said("cl_status", "listnodes", "-n").split()
+    return next((node for node in nodes if node != os.uname().nodename), "")
 
 
 def main():
@@ -52,9 +60,10 @@ def main():
         "connection": said("drbdadm", "cstate", resource),
         "out_of_sync": out_of_sync(resource),
         "heartbeat": said("cl_status", "hbstatus"),
-        "peer": said("cl_status", "nodestatus", wanted["peer"]),
+        "peer": said("cl_status", "nodestatus", wanted["peer"] or other_node()),
         "has_address": bool(address),
         "server": said("systemctl", "is-active", wanted["unit"]),
+        "watcher": said("systemctl", "is-active", wanted["watcher"]),
         "verified": verified(resource),
     }
     found["has_group"] = found["has_address"] and found["role"] == "Primary"

@@ -23,6 +23,7 @@ WELL = {
     "has_address": True,
     "has_group": True,
     "server": "active",
+    "watcher": "active",
     "verified": "2026-11-22 03:00",
 }
 SPARE = {
@@ -31,6 +32,7 @@ SPARE = {
     "has_address": False,
     "has_group": False,
     "server": "inactive",
+    "watcher": "inactive",
 }
 SLAVE = """*************************** 1. row ***************************
                 Slave_IO_State: Waiting for master to send event
@@ -77,6 +79,9 @@ def test_a_pair_that_is_well_has_no_trouble() -> None:
         ({"peer": "dead"}, "the peer is dead to Heartbeat"),
         ({"has_group": False}, "the group is on no host"),
         ({"server": "failed"}, "the server is failed"),
+        ({"server": "failed", "watcher": "inactive"}, "the server is failed"),
+        ({"watcher": "inactive"}, "the server's watcher is inactive"),
+        ({"watcher": ""}, "the server's watcher is not known"),
         ({"out_of_sync": 4096}, "4096 bytes differ"),
     ],
 )
@@ -149,7 +154,9 @@ def test_backups_of_a_slave(newest: str, failed: str, told: tuple[str, str]) -> 
 
 
 def test_a_slave_that_can_t_be_reached() -> None:
-    assert ha.slaves([slave(None)])[0]["trouble"] == "can't be reached"
+    # As the play writes it down: tests/roles/test_ha_status.py.
+    its = {**slave(None), "backups": {"cluster1": {"newest": "", "failed": ""}}}
+    assert ha.slaves([its])[0]["trouble"] == "can't be reached"
 
 
 @pytest.mark.parametrize(("a", "code"), [({}, 0), ({"peer": "dead"}, 1)])
