@@ -165,6 +165,19 @@ def test_a_peer_whose_name_is_not_known_is_not_guessed(host: Sandbox) -> None:
     assert "run this for both hosts, --limit pair_cluster9" in refused
 
 
+def test_a_peer_that_is_dead_is_called_what_it_was_called(host: Sandbox) -> None:
+    configured(host, LINE, "inactive")
+    names = f"node {os.uname().nodename} its-own-name "
+    host.run("sh", "-c", f"printf 'use_logd yes\n{names}\n' >/etc/ha.d/ha.cf")
+    known = {"content": "{{ heartbeat_peer_node }}", "dest": str(host.folder / "its")}
+    tasks = [role("heartbeat", "preflight", public=True), {"ansible.builtin.copy": known}]
+    try:
+        play(host, tasks)
+        assert (host.folder / "its").read_text() == "its-own-name"
+    finally:
+        host.run("rm", "/etc/ha.d/ha.cf")
+
+
 @pytest.fixture(scope="module")
 def stopped(host: Sandbox) -> dict[str, str]:
     """What is said where Heartbeat is stopped."""

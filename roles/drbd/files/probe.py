@@ -1,8 +1,7 @@
 """Look at what DRBD is going to stand on; run on the host by the role drbd, changes nothing.
 
-``probe.py JSON`` with disk, address, resource and floating (addresses that nobody may
-have yet).  Prints JSON: problems, each as a sentence that says what to do, and the size
-of the disk in bytes.
+``probe.py JSON`` with disk, address and resource.  Prints JSON: problems, each as a sentence
+that says what to do, and the size of the disk in bytes.
 """
 
 import json
@@ -11,6 +10,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+
+RESOURCES = Path("/etc/drbd.d")
 
 
 def output_of(*words):
@@ -33,7 +34,11 @@ def check_module():
 
 
 def check_disk(disk, resource):
-    """Problems with the disk; one that this resource has already is no problem."""
+    """Problems with the disk; one that this resource has already is no problem.
+
+    It is this resource's where the kernel says so, or where the description on this host names
+    it and DRBD's metadata is on it.  A description alone tells what was meant, not what is there.
+    """
     if not Path(disk).exists():
         yield f"drbd_disk {disk} is not there: name a disk of this host, see /dev/disk/by-id"
         return
@@ -42,18 +47,53 @@ def check_disk(disk, resource):
         yield f"drbd_disk {disk} is no disk that can be read: name a whole, unused disk"
         return
     found = {each["type"] for each in json.loads(listed or "{}").get("signatures", [])}
-    if found and not ours(resource):
+    used, described = used_by(resource), described_for(resource)
+    if used and not same(used, disk):
         yield (
-            f"drbd_disk {disk} holds {', '.join(sorted(found))}: if nothing on it is needed, "
-            f"empty it by hand with `wipefs --all {disk}`, else name another disk"
+            f"drbd_disk is {disk}, but {resource} uses {used}: if that one is to be replaced, "
+            f"let it go first (`drbdadm detach {resource}` on this host), else name that one"
+        )
+    ours = same(used, disk) or (same(described, disk) and "drbd" in found)
+    if found and not ours:
+        yield (
+            f"drbd_disk {disk} holds {', '.join(sorted(found))}{why_not(described, disk, resource)}: "
+            f"if nothing on it is needed, empty it by hand with `wipefs --all {disk}`, "
+            "else name another disk"
         )
     mounted = (line.split()[0] for line in Path("/proc/mounts").read_text().splitlines())
-    if any(Path(each).resolve() == Path(disk).resolve() for each in mounted):
+    if any(same(each, disk) for each in mounted):
         yield f"drbd_disk {disk} is mounted: unmount it and take it out of /etc/fstab"
 
 
-def ours(resource):
-    return Path(f"/etc/drbd.d/{resource}.res").exists()
+def why_not(described, disk, resource):
+    """What else there is to say of a disk that is not this resource's."""
+    if not described:
+        return ""
+    if same(described, disk):
+        return f" and no metadata of DRBD, so it is not the one that {resource} had under this name"
+    return f" and is not {described}, which {resource} had so far"
+
+
+def same(one, other):
+    """Whether two names are one disk's."""
+    return bool(one) and os.path.realpath(one) == os.path.realpath(other)
+
+
+def disk_in(text):
+    """The disk that a description names, as drbdadm reads it and drbdsetup prints it."""
+    found = re.search(r'^\s*disk\s+"?([^\s;"{]+)"?\s*;', text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def described_for(resource):
+    """The disk that this host's description of the resource names, if it has one."""
+    file = RESOURCES / f"{resource}.res"
+    return disk_in(file.read_text()) if file.exists() else ""
+
+
+def used_by(resource):
+    """The disk that the kernel uses for the resource now, if it does."""
+    return disk_in(output_of("/sbin/drbdsetup", "show", resource) or "")
 
 
 def size_of(disk):
