@@ -46,7 +46,7 @@ def test_planned_switchovers(pair: Pair, file: Path, tell: Callable[[str, float]
         holder = pair.wait_until_whole()
         with pair.commits(file) as ledger:
             started = ledger.wait_for_next()
-            pair.on(holder, "/usr/share/heartbeat/hb_standby all")
+            pair.on(holder, "lj-hand-over now")
             moved(pair, ledger, holder)
             tell(f"switchover {number + 1}", ledger.gap_s(started))
 
@@ -96,7 +96,7 @@ def test_a_spare_that_can_not_start_the_server_gives_the_group_back(
 ) -> None:
     holder = pair.wait_until_whole()
     if holder == spare:
-        pair.on(holder, "/usr/share/heartbeat/hb_standby all")
+        pair.on(holder, "lj-hand-over now")
         holder = peer_of(spare)
         wait_for(lambda: pair.holders() == [holder], "a switchover", timeout_s=900, every_s=3)
         pair.wait_until_whole()
@@ -104,7 +104,7 @@ def test_a_spare_that_can_not_start_the_server_gives_the_group_back(
         started = ledger.wait_for_next()
         pair.on(spare, "chmod 000 /etc/lj/mysql-cluster1.cnf")
         try:
-            pair.on(holder, "/usr/share/heartbeat/hb_standby all")
+            pair.on(holder, "lj-hand-over now")
             ledger.wait_for_silence()
             ledger.wait_for_next()
         finally:
@@ -237,7 +237,7 @@ def test_a_group_stays_where_the_disk_is_up_to_date(
         tell("mysqld killed twice, the spare outdated", ledger.gap_s(started))
         # A person who does not know hands it over; it is given back.
         started = ledger.wait_for_next()
-        pair.on(holder, "/usr/share/heartbeat/hb_standby all")
+        pair.on(holder, "lj-hand-over now")
         ledger.wait_for_silence()
         ledger.wait_for_next()
         assert pair.holders() == [holder]

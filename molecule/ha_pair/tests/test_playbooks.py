@@ -114,7 +114,7 @@ def test_new_hardware_takes_the_place_of_a_dead_host(pair: Pair, file: Path, par
     holder = pair.wait_until_whole()
     if part == "first" and holder == HOSTS[0]:
         # The first host of a pair is the one that makes a file system where there is none.
-        pair.on(holder, "/usr/share/heartbeat/hb_standby all")
+        pair.on(holder, "lj-hand-over now")
         wait_for(lambda: pair.holders() == [HOSTS[1]], "a switchover", timeout_s=900, every_s=3)
         holder = HOSTS[1]
     dead = peer_of(holder)

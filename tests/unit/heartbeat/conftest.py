@@ -10,7 +10,13 @@ import pytest
 
 from tests.support.box import CHECKOUT
 
-PLACES = ("/etc/ha.d", "/run/lj-shoot", "/usr/share/heartbeat", "/usr/libexec/heartbeat", "/proc")
+PLACES = (
+    "/etc/ha.d",
+    "/proc",
+    "/usr/libexec/heartbeat",
+    "/usr/share/heartbeat",
+    "/var/lib/heartbeat",
+)
 """What scripts name by their whole path; below a folder of the test here."""
 
 

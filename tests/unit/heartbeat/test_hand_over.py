@@ -12,7 +12,10 @@ from tests.unit.heartbeat.conftest import Host
 pytestmark = pytest.mark.unit
 HAND_OVER = "/usr/local/sbin/lj-hand-over"
 RESOURCES = "/etc/ha.d/resource.d"
-STANDBY = "/usr/share/heartbeat/hb_standby"
+FIFO = "/var/lib/heartbeat/fifo"
+ASKS = ">>>\nt=ask_resources\nrsc_hold=all\ninfo=me\n<<<\n"
+"""What Heartbeat reads from its FIFO."""
+HEARD = "/heard"
 MANAGER = "/usr/share/heartbeat/ResourceManager"
 TRIES = 3
 """After so many the test ends what would go on for ever."""
@@ -29,12 +32,15 @@ class Seen:
 
 
 def show(host: Host, seen: Seen) -> None:
+    # A Heartbeat that hears what it is asked lets go.
+    heard = f"if [ -s {host.file(FIFO)} ]; then cat {host.file(FIFO)} >>{host.file(HEARD)}; "
+    heard += f": >{host.file(FIFO)}; echo transition; else echo {seen.holds}; fi"
     host.answers("drbdadm", f"case $1 in role) echo {seen.role};; dstate) echo {seen.disks};; esac")
     host.answers(
         "cl_status",
         "case $1 in listnodes) echo db1-a; echo db1-b;; "
         f'nodestatus) [ "$2" = db1-a ] && echo active || echo {seen.peer};; '
-        f"rscstatus) echo {seen.holds};; esac",
+        f"rscstatus) {heard};; esac",
     )
 
 
@@ -51,10 +57,16 @@ def host(host: Host) -> Host:
     host.answers("uname", "echo db1-a")
     host.answers("systemd-run", "")
     host.answers("systemctl", "case $1 in start) exit 1;; is-active) exit 3;; esac")
-    host.answers(STANDBY, "")
+    host.file(FIFO).touch()
+    host.file(HEARD).touch()
     host.answers(MANAGER, "")
     show(host, Seen())
     return host
+
+
+def asked(host: Host) -> str:
+    """What Heartbeat was asked, heard or not."""
+    return host.file(HEARD).read_text() + host.file(FIFO).read_text()
 
 
 def go_on(host: Host, ends: bool = False) -> None:
@@ -107,7 +119,7 @@ def test_what_starts_begins_nothing(host: Host) -> None:
 def test_the_peer_gets_a_group_that_it_can_have(host: Host, disks: str) -> None:
     show(host, Seen(disks=disks))
     go_on(host)
-    assert host.calls("hb_standby") == ["all"] * TRIES
+    assert asked(host) == ASKS * TRIES
     assert host.calls("ResourceManager") == []
 
 
@@ -115,20 +127,22 @@ def test_the_peer_gets_a_group_that_it_can_have(host: Host, disks: str) -> None:
 def test_it_is_tried_here_again_where_the_peer_can_not_have_it(host: Host, seen: Seen) -> None:
     show(host, seen)
     go_on(host)
-    assert host.calls("hb_standby") == []
+    assert asked(host) == ""
     assert host.calls("ResourceManager") == ["takegroup lj_disk::cluster1"] * TRIES
 
 
 def test_nothing_is_tried_with_a_disk_that_lacks_something(host: Host) -> None:
     show(host, Seen(disks="Outdated/DUnknown", peer="dead"))
     go_on(host)
-    assert host.calls("hb_standby") + host.calls("ResourceManager") == []
+    assert asked(host) == ""
+    assert host.calls("ResourceManager") == []
 
 
 def test_a_person_who_repairs_the_file_system_is_left_alone(host: Host) -> None:
     show(host, Seen(role="Primary/Secondary"))
     go_on(host)
-    assert host.calls("hb_standby") + host.calls("ResourceManager") == []
+    assert asked(host) == ""
+    assert host.calls("ResourceManager") == []
 
 
 @pytest.mark.parametrize("holds", ["none", ""])
@@ -138,14 +152,15 @@ def test_it_ends_when_the_peer_has_the_group_or_heartbeat_was_stopped(
     show(host, Seen(holds=holds))
     go_on(host, ends=True)
     assert len(host.calls("sleep")) == 2
-    assert host.calls("hb_standby") + host.calls("ResourceManager") == []
+    assert asked(host) == ""
+    assert host.calls("ResourceManager") == []
 
 
 def test_it_ends_when_what_failed_has_started(host: Host) -> None:
     host.answers("systemctl", "case $1 in is-active) exit 0;; esac")
     go_on(host, ends=True)
     assert len(host.calls("sleep")) == 2
-    assert host.calls("hb_standby") == []
+    assert asked(host) == ""
 
 
 def test_after_half_an_hour_it_is_tried_less_often(host: Host) -> None:
@@ -154,3 +169,39 @@ def test_after_half_an_hour_it_is_tried_less_often(host: Host) -> None:
     show(host, Seen(role="Primary/Secondary"))
     go_on(host)
     assert host.calls("sleep") == ["10", *["30"] * 60, "300", "300"]
+
+
+def test_a_group_is_handed_over_when_heartbeat_has_heard_of_it(host: Host) -> None:
+    assert host.run(HAND_OVER, "now").returncode == 0
+    assert asked(host) == ASKS
+
+
+def test_what_heartbeat_has_not_heard_is_said_again(host: Host) -> None:
+    # The first request gets lost.
+    lost = f"[ -s {host.file(HEARD)} ] || {{ cat {host.file(FIFO)} >{host.file(HEARD)}; : >{host.file(FIFO)}; }}"
+    host.answers("sleep", lost)
+    host.answers("seq", "echo 1")
+    host.answers(
+        "cl_status",
+        f"[ -s {host.file(FIFO)} ] && [ -s {host.file(HEARD)} ] && echo none || echo all",
+    )
+    assert host.run(HAND_OVER, "now").returncode == 0
+    assert asked(host) == ASKS * 2
+
+
+def test_a_heartbeat_that_does_not_let_go_is_told_of(host: Host) -> None:
+    host.answers("sleep", "")
+    host.answers("cl_status", "echo all")
+    said = host.run(HAND_OVER, "now")
+    assert said.returncode == 1
+    assert "Heartbeat does not let go of the group" in said.stderr
+    assert asked(host) == ASKS * 3
+
+
+@pytest.mark.parametrize("holds", ["none", "transition", ""])
+def test_where_there_is_no_group_none_is_handed_over(host: Host, holds: str) -> None:
+    show(host, Seen(holds=holds))
+    said = host.run(HAND_OVER, "now")
+    assert said.returncode == 1
+    assert "this host has no group to hand over" in said.stderr
+    assert asked(host) == ""
