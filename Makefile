@@ -51,7 +51,9 @@ BENCH_ARGS ?=
 BIN := $(VENV)/bin
 CURRENT := $(VAR)/runtime/current/bin
 SUPERVISORCTL := $(CURRENT)/supervisorctl -c $(VAR)/etc/supervisord.conf
-SHELL_SCRIPTS := .ci/run $(wildcard tools/*.sh tests/support/*.sh) roles/firewall/files/lj-firewall $(wildcard roles/*/files/*.sh)
+# What begins as a shell script does; not templates, which are none before they are filled in.
+SHELL_SCRIPTS = $(shell find . -name '.?*' ! -path ./.ci -prune -o -path ./var -prune -o -path './$(VENV)' -prune \
+  -o -type f ! -name '*.j2' -exec awk 'FNR == 1 && /^.! *[^ ]*[\/ ](env +)?(ba|da)?sh( |$$)/ { print FILENAME } { nextfile }' {} +)
 
 # Downloads and scratch files stay in the checkout, as everything else does.
 export PIP_CACHE_DIR ?= $(VAR)/cache/pip
@@ -112,9 +114,12 @@ logs: ## The services' logs, and what comes next in them (LINES=20 FOLLOW=1)
 	@tail -n $(LINES) $(if $(filter-out 0,$(FOLLOW)),-F) $(VAR)/log/*.log
 
 .PHONY: clean
-clean: ## Remove what tests and tools left; the site and its data stay
+clean: ## Remove what tests and tools left; the site and its data stay, and running labs
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
-	  .ansible .cache test-artifacts $(VAR)/cache $(VAR)/ansible $(VAR)/tmp
+	  .ansible .cache test-artifacts '$(VAR)/ansible' '$(VAR)/tmp'
+	@# Hosts of a lab that runs could not be switched on again without their image.
+	$(PYTHON) -m tools.lab.image '$(VAR)/cache/lab'
+	if [ -d '$(VAR)/cache' ]; then find '$(VAR)/cache' -mindepth 1 -maxdepth 1 ! -name lab -exec rm -rf {} +; fi
 	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './var/*' -prune -exec rm -rf {} +
 
 # --- Tools --------------------------------------------------------------------

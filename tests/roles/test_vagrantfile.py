@@ -73,6 +73,19 @@ def test_its_hosts_are_those_of_the_lab(scenario: str) -> None:
     assert all(line in its["shell"] for line in lines for its in told.values())
 
 
+def test_the_guide_names_the_interfaces_of_a_pair(scenario: str) -> None:
+    run = subprocess.run(["ruby", "-e", RECORDER], cwd=CHECKOUT, capture_output=True, text=True)
+    guide = (CHECKOUT / "docs/lab.md").read_text()
+    for its in json.loads(run.stdout).values():
+        networks = [network for _, _, network in its["networks"]]
+        assert networks.index("lj-public") == 0
+        # The first one, eth0, is that of vagrant-libvirt's management network.
+        names = {network: f"eth{number}" for number, network in enumerate(networks, 1)}
+        for network, name in names.items():
+            which = "" if network == "lj-public" else "crossover_"
+            assert f'"heartbeat_{which}interface": "{name}"' in guide
+
+
 def test_vagrant_finds_it_valid(scenario: str, tmp_path: Path) -> None:
     run = subprocess.run(
         ["vagrant", "validate"],

@@ -52,7 +52,8 @@ def down(state: control.State) -> None:
 @main.command(name="image")
 def build() -> None:
     """Build the image where it is not there yet, and tell its folder."""
-    click.echo(image(CACHE).folder)
+    with image(CACHE) as (built, _):
+        click.echo(built.folder)
 
 
 @main.command(context_settings={"ignore_unknown_options": True})

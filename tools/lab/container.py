@@ -21,7 +21,7 @@ from asyncio.subprocess import Process
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tools.lab.machine import Frame, Machine, MachineError
+from tools.lab.machine import Frame, Machine, MachineError, carry_out
 from tools.lab.plan import Host
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -92,13 +92,13 @@ class Container(Machine):
     def __init__(self, host: Host, frame: Frame, bridges: Mapping[str, str]) -> None:
         super().__init__(host, frame)
         self._bridges = bridges
-        self._watch: asyncio.Task[None] | None = None
+        self._watches: set[asyncio.Task[None]] = set()
 
     def make(self) -> None:
         """Have nothing over the image."""
         root = root_of(self._frame)
         while root.is_mount():
-            subprocess.run(["umount", root], check=True, capture_output=True)
+            carry_out(["umount", root])
         for name in ("root", "image", "changed", "work"):
             folder = self._frame.folder / name
             if name in {"changed", "work"} and folder.exists():
@@ -117,9 +117,7 @@ class Container(Machine):
             steps.append(["mount", "-t", "overlay", "-o", layers, "overlay", root])
         steps.append(["tar", "--extract", f"--file={self._frame.seed}", f"--directory={root}"])
         for words in steps:
-            run = subprocess.run(words, capture_output=True, text=True, check=False)
-            if run.returncode != 0:
-                raise MachineError(f"{self.host.name}: {' '.join(map(str, words))}: {run.stderr}")
+            carry_out(words)
 
     async def _start(self) -> Process:
         await asyncio.to_thread(self._mount)
@@ -139,13 +137,18 @@ class Container(Machine):
             )
         for link in self.host.links:
             await self._connect(process, link.tap, self._bridges[link.network])
-        self._watch = asyncio.create_task(self._boot_again(process))
+        watch = asyncio.create_task(self._boot_again(process))
+        self._watches.add(watch)
+        watch.add_done_callback(self._watches.discard)
         return process
 
     async def _boot_again(self, process: Process) -> None:
         """Start it anew when it was told to reboot, which nspawn leaves to others."""
         if await process.wait() == REBOOT:
-            await self.on()
+            async with self.lock:
+                # Its power may have been pulled, or somebody was first.
+                if self._process is process:
+                    await self.on()
 
     async def _connect(self, process: Process, device: str, bridge: str) -> None:
         """Plug a cable's end into its network, as soon as nspawn has made it."""

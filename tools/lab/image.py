@@ -2,8 +2,13 @@
 
 Built by mmdebstrap from the apt sources of this machine, with every package that the
 roles install, since a lab's hosts reach no package mirror.  It is kept under a name that
-is made of everything it was built from: another list of packages makes another image,
-and the same one is never built twice.  Needs root.
+is made of what it is built from: another list of packages or other apt sources make another
+image, and the same one is never built twice, however many newer packages a mirror has by then.
+Needs root.
+
+Who uses an image holds a lock on its folder: hosts of a running lab open its files at every
+boot, so it is only removed when nobody does.  ``python -m tools.lab.image CACHE`` removes all
+of those.
 """
 
 from __future__ import annotations
@@ -11,10 +16,12 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +32,11 @@ SIZE_MB = 4096
 """Of the root file system; holes take no room."""
 RECIPE = ("packages.txt", "customize.sh", "image.py")
 """Files, beside this one, that decide what the image holds."""
+APT = Path("/etc/apt")
+CREDENTIALS = re.compile(r"//[^/@\s]*@")
+"""In an address."""
+SCRATCH = ".building-"
+"""What names begin with of what is no image yet, or no longer."""
 
 
 class ImageFailed(Exception):
@@ -59,29 +71,30 @@ def packages() -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
-def fingerprint() -> str:
-    """Of everything that decides what is in the image: 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name in RECIPE:
-        digest.update((HERE / name).read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def apt_sources() -> list[Path]:
-    """This machine's own apt sources for Debian.
-
-    Raises:
-        ImageFailed: there are none.
-    """
-    found = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
-    sources = [
+    """This machine's own apt sources for Debian; none where it is another system's."""
+    found = [APT / "sources.list", *sorted((APT / "sources.list.d").glob("*"))]
+    return [
         path
         for path in found
         if path.suffix in {".list", ".sources"} and path.is_file() and "debian" in path.read_text()
     ]
-    if not sources:
-        raise ImageFailed("no Debian source in /etc/apt; the image is built from those")
-    return sources
+
+
+def fingerprint(sources: Iterable[Path]) -> str:
+    """Of what the image is built from: 16 hexadecimal digits.
+
+    Args:
+        sources: apt sources; credentials and comments in them decide nothing.
+    """
+    digest = hashlib.sha256()
+    for name in RECIPE:
+        digest.update((HERE / name).read_bytes())
+    for source in sources:
+        lines = (line.strip() for line in source.read_text().splitlines())
+        kept = (CREDENTIALS.sub("//", line) for line in lines if line and line[0] != "#")
+        digest.update("\n".join([source.suffix, *kept, ""]).encode())
+    return digest.hexdigest()[:16]
 
 
 def _run(*words: str | Path) -> None:
@@ -99,7 +112,43 @@ def _alone(lock: Path) -> Iterator[None]:
         yield
 
 
-def _build(folder: Path, scratch: Path) -> None:
+def _locked(folder: Path, how: int) -> int:
+    """A descriptor that holds a lock on an image, until all that have it open have closed it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, how)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _drop(cache: Path, but: Path | None = None) -> list[Path]:
+    """Remove images, all or but one; the folders of those that are in use are returned."""
+    used = []
+    for folder in sorted(cache.iterdir()):
+        if folder.is_dir() and folder != but:
+            try:
+                descriptor = _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                used.append(folder)
+                continue
+            try:
+                gone = folder
+                if not folder.name.startswith(SCRATCH):
+                    # One that lacks a file must not be taken for an image.
+                    gone = folder.rename(cache / f"{SCRATCH}{folder.name}")
+                _run("rm", "-rf", "--one-file-system", gone)
+            finally:
+                os.close(descriptor)
+    return used
+
+
+def _build(folder: Path, scratch: Path, sources: list[Path]) -> None:
+    if os.geteuid() != 0:
+        raise ImageFailed("an image is built by root: run this as root")
+    if not sources:
+        raise ImageFailed(f"no Debian source in {APT}; the image is built from those")
     tree = scratch / "tree"
     # What it mounts and starts is gone with it, and it with us.
     _run(
@@ -113,7 +162,7 @@ def _build(folder: Path, scratch: Path) -> None:
         f"--customize-hook={HERE / 'customize.sh'}",
         SUITE,
         tree,
-        *apt_sources(),
+        *sources,
     )
     # The links of /boot's parent name the newest kernel.
     shutil.copy(tree / "vmlinuz", folder / "vmlinuz")
@@ -127,34 +176,54 @@ def _build(folder: Path, scratch: Path) -> None:
     )
 
 
-def image(cache: Path) -> Image:
+@contextmanager
+def image(cache: Path) -> Iterator[tuple[Image, int]]:
     """The image for the present recipe, built first where it is not in the cache.
 
     Takes some minutes the first time.
 
     Args:
-        cache: folder of images; older ones in it are dropped when one is built.
+        cache: folder of images; those in it that nobody uses are dropped when one is built.
+
+    Yields:
+        The image, and a descriptor: it stays as long as a process has that open, however
+        long the block is.
 
     Raises:
         ImageFailed: it could not be built.
     """
-    name = fingerprint()
-    built = cache / name
+    sources = apt_sources()
+    built = cache / fingerprint(sources)
     cache.mkdir(parents=True, exist_ok=True)
     with _alone(cache / ".lock"):
-        if (built / "root.ext4").exists():
-            return Image(built)
-        if os.geteuid() != 0:
-            raise ImageFailed("an image is built by root: run this as root")
-        for abandoned in cache.glob(".building-*"):
-            _run("rm", "-rf", "--one-file-system", abandoned)
-        with tempfile.TemporaryDirectory(prefix=".building-", dir=cache) as scratch:
-            folder = Path(scratch) / "image"
-            folder.mkdir()
-            _build(folder, Path(scratch))
-            folder.rename(built)
-        # A machine that runs from an older one keeps it open.
-        for other in cache.iterdir():
-            if other.is_dir() and other != built:
-                shutil.rmtree(other)
-    return Image(built)
+        if not (built / "root.ext4").exists():
+            for abandoned in (built, *cache.glob(f"{SCRATCH}*")):
+                _run("rm", "-rf", "--one-file-system", abandoned)
+            with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=cache) as scratch:
+                folder = Path(scratch) / "image"
+                folder.mkdir()
+                _build(folder, Path(scratch), sources)
+                folder.rename(built)
+            _drop(cache, but=built)
+        descriptor = _locked(built, fcntl.LOCK_SH)
+    try:
+        yield Image(built), descriptor
+    finally:
+        os.close(descriptor)
+
+
+def clean(cache: Path) -> list[Path]:
+    """Remove all images but those that are in use, whose folders are returned."""
+    if not cache.is_dir():
+        return []
+    with _alone(cache / ".lock"):
+        (cache / "accelerator").unlink(missing_ok=True)
+        return _drop(cache)
+
+
+if __name__ == "__main__":
+    try:
+        for each in clean(Path(sys.argv[1])):
+            print(f"{each} stays: a lab runs from it, and is ended by `make lab-down`")
+    except (ImageFailed, OSError) as error:
+        sys.exit(f"lab: {error}")

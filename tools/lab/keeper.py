@@ -5,7 +5,8 @@ that it starts ends with it.  It answers in two places, in lines of text:
 
 * the socket ``control`` in the state folder, for whoever has the lab: a request is a
   JSON list of words (``["pull", "db-a"]``, ``["cut", "db-a", "cluster1"]``,
-  ``["status"]``, ``["end"]``), the answer a JSON object with ``error`` or ``answer``;
+  ``["status"]``, ``["status", "db-a"]``, ``["end"]``), the answer a JSON object with ``error``
+  or ``answer``;
 * a port at the lab's own address, for its hosts: the rack's power switch.  A request is
   ``KEY VERB HOST``, VERB one of status, on, off and reset; the answer begins with ``ok``
   or ``error``.  KEY is the content of ``power.key`` in the state folder.
@@ -18,6 +19,7 @@ import contextlib
 import hmac
 import json
 import signal
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -32,6 +34,13 @@ from tools.lab.rack import machine
 LINE_LIMIT = 4096
 VERBS = ("on", "pull", "press", "reset", "renew", "cut", "mend", "fail", "heal")
 SWITCH_VERBS = ("status", "on", "off", "reset")
+FAILURES = (BadPlan, MachineError, OSError, subprocess.SubprocessError, TypeError, ValueError)
+"""What may come of carrying out a request; whoever asked is told."""
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in a line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 class Keeper:
@@ -40,13 +49,24 @@ class Keeper:
     def __init__(self, plan: Plan, machines: dict[str, Machine], key: str) -> None:
         self._plan = plan
         self._machines = machines
-        self._locks = {name: asyncio.Lock() for name in machines}
         self._key = key
         self.ended = asyncio.Event()
 
-    def status(self) -> dict[str, Any]:
-        """Every machine's power, unplugged cables and failed disks."""
-        return {name: machine.status() for name, machine in self._machines.items()}
+    async def status(self, *names: str) -> dict[str, Any]:
+        """Power, unplugged cables and failed disks of machines, of each when nothing is done to it.
+
+        Args:
+            names: which; none: all.
+
+        Raises:
+            BadPlan: there is no such machine.
+        """
+        found = {}
+        for name in names or self._machines:
+            self._plan.host(name)
+            async with self._machines[name].lock:
+                found[name] = self._machines[name].status()
+        return found
 
     async def do(self, verb: str, *words: str) -> Any:
         """Carry out one request.
@@ -56,7 +76,7 @@ class Keeper:
             MachineError: it can't be done.
         """
         if verb == "status":
-            return self.status()
+            return await self.status(*words)
         if verb == "end":
             self.ended.set()
             return "ended"
@@ -64,16 +84,17 @@ class Keeper:
             raise MachineError(f"cannot {' '.join((verb, *words))}")
         name, *rest = words
         self._plan.host(name)
-        async with self._locks[name]:
-            await getattr(self._machines[name], verb)(*rest)
-        return self._machines[name].status()
+        its = self._machines[name]
+        async with its.lock:
+            await getattr(its, verb)(*rest)
+            return its.status()
 
     async def control(self, line: bytes) -> bytes:
         """Answer a request on the control socket."""
         try:
             answer = {"answer": await self.do(*json.loads(line))}
-        except (BadPlan, MachineError, TypeError, ValueError) as error:
-            answer = {"error": str(error)}
+        except FAILURES as error:
+            answer = {"error": reason(error)}
         return json.dumps(answer).encode() + b"\n"
 
     async def switch(self, line: bytes) -> bytes:
@@ -86,7 +107,10 @@ class Keeper:
         if verb != "status":
             # Said on the lab's own log: whoever reads it later wants to know who shot whom.
             print(f"power switch: {verb} {name}", file=sys.stderr, flush=True)
-            await self.do("pull" if verb == "off" else verb, name)
+            try:
+                await self.do("pull" if verb == "off" else verb, name)
+            except FAILURES as error:
+                return f"error: {reason(error)}\n".encode()
         return f"ok {'on' if self._machines[name].is_on else 'off'}\n".encode()
 
 
@@ -96,11 +120,14 @@ def one_line(
     """A handler for connections that bring one line and take one away."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, ValueError, asyncio.TimeoutError):
-            line = await asyncio.wait_for(reader.readline(), 10)
-            writer.write(await answer(line))
-            await writer.drain()
-        writer.close()
+        try:
+            # Whoever it was is gone, said nothing, or too much.
+            with contextlib.suppress(OSError, ValueError):
+                line = await asyncio.wait_for(reader.readline(), 10)
+                writer.write(await answer(line))
+                await writer.drain()
+        finally:
+            writer.close()
 
     return handle
 
@@ -120,12 +147,12 @@ async def keep(state: State) -> None:
             one_line(keeper.switch), str(GATEWAY.ip), POWER_PORT, limit=LINE_LIMIT
         ),
     ):
-        for each in machines.values():
-            await each.on()
+        for name in machines:
+            await keeper.do("on", name)
         state.ready.touch()
         await keeper.ended.wait()
-        for each in machines.values():
-            await each.pull()
+        for name in machines:
+            await keeper.do("pull", name)
 
 
 if __name__ == "__main__":

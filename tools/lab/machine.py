@@ -17,9 +17,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import subprocess
 from abc import ABC, abstractmethod
 from asyncio.subprocess import Process
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,18 @@ from tools.lab.plan import Host
 
 class MachineError(Exception):
     """What was asked of a machine can't be done; says why."""
+
+
+def carry_out(words: Sequence[str | Path]) -> None:
+    """Run a program of this machine, and wait for its end.
+
+    Raises:
+        MachineError: it failed; holds what it said.
+    """
+    run = subprocess.run(words, capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        told = (run.stderr or run.stdout).strip()
+        raise MachineError(f"{' '.join(map(str, words))} failed with {run.returncode}: {told}")
 
 
 @dataclass(frozen=True)
@@ -66,10 +81,14 @@ class Machine(ABC):
     Args:
         host: what it is to be.
         frame: its files, which :meth:`make` has made once.
+
+    Attributes:
+        lock: held by whoever does something to it: one thing at a time.
     """
 
     def __init__(self, host: Host, frame: Frame) -> None:
         self.host = host
+        self.lock = asyncio.Lock()
         self._frame = frame
         self._process: Process | None = None
         self._cut: set[str] = set()
@@ -120,6 +139,7 @@ class Machine(ABC):
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()
+            self._process = None
 
     async def reset(self) -> None:
         """Take its power away and give it back."""

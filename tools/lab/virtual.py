@@ -14,11 +14,13 @@ from asyncio.subprocess import Process
 from pathlib import Path
 from typing import Any
 
-from tools.lab.machine import Frame, Machine, MachineError
+from tools.lab.machine import Frame, Machine, MachineError, carry_out
 from tools.lab.plan import Host
 
 CPU = {"kvm": "host", "tcg": "qemu64"}
 """Emulated, a processor of few features costs a fifth less: nothing asks for what is dear."""
+MONITOR_S = 40.0
+"""How long qemu's monitor may take to answer."""
 REQUESTS = ("read", "write", "write-zeroes", "discard")
 """What a failed disk is asked for in vain, in qemu's words.  To flush what it took before is no
 error: qemu flushes it to put it right again."""
@@ -75,8 +77,7 @@ class VirtualMachine(Machine):
     def make(self) -> None:
         """Make the root disk, as the image has it, and empty further disks."""
         layer = ["-b", str(self._frame.image.root), str(root_of(self._frame))]
-        words = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", *layer]
-        subprocess.run(words, check=True, capture_output=True)
+        carry_out(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", *layer])
         for serial, size_mb in self.host.disks.items():
             with self._frame.data(serial).open("wb") as file:
                 file.truncate(size_mb << 20)
@@ -109,6 +110,13 @@ class VirtualMachine(Machine):
 
     async def _ask(self, what: str, **arguments: Any) -> None:
         """Have qemu's monitor carry out a command (qemu's QMP reference)."""
+        try:
+            async with asyncio.timeout(MONITOR_S):
+                await self._tell(what, arguments)
+        except TimeoutError:
+            raise MachineError(f"{self.host.name}: qemu's monitor does not answer") from None
+
+    async def _tell(self, what: str, arguments: dict[str, Any]) -> None:
         reader, writer = await self._monitor()
         try:
             await reader.readline()  # the greeting

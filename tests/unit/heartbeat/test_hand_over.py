@@ -178,13 +178,10 @@ def test_a_group_is_handed_over_when_heartbeat_has_heard_of_it(host: Host) -> No
 
 def test_what_heartbeat_has_not_heard_is_said_again(host: Host) -> None:
     # The first request gets lost.
-    lost = f"[ -s {host.file(HEARD)} ] || {{ cat {host.file(FIFO)} >{host.file(HEARD)}; : >{host.file(FIFO)}; }}"
-    host.answers("sleep", lost)
+    heard, fifo = host.file(HEARD), host.file(FIFO)
+    host.answers("sleep", f"[ -s {heard} ] || {{ cat {fifo} >{heard}; : >{fifo}; }}")
     host.answers("seq", "echo 1")
-    host.answers(
-        "cl_status",
-        f"[ -s {host.file(FIFO)} ] && [ -s {host.file(HEARD)} ] && echo none || echo all",
-    )
+    host.answers("cl_status", f"[ -s {fifo} ] && [ -s {heard} ] && echo none || echo all")
     assert host.run(HAND_OVER, "now").returncode == 0
     assert asked(host) == ASKS * 2
 

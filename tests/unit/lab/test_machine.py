@@ -6,13 +6,16 @@ import asyncio
 import io
 import shutil
 import tarfile
+from asyncio.subprocess import Process
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.unit.lab.test_plan import pair
-from tools.lab import container, seed
-from tools.lab.image import Image, fingerprint, packages
+from tools.lab import container, seed, virtual
+from tools.lab.container import REBOOT, Container
+from tools.lab.image import Image
 from tools.lab.machine import Frame, Machine, MachineError
 from tools.lab.rack import machine, prepare
 from tools.lab.virtual import command
@@ -139,6 +142,91 @@ def test_ssh_goes_through_the_keeper_s_network_and_trusts_one_key() -> None:
     assert "Host db-a\n  HostName 10.77.0.11\n" in text
 
 
-def test_the_image_is_named_for_what_decides_its_content() -> None:
-    assert len(fingerprint()) == 16
-    assert {"drbd-utils", "heartbeat", "linux-image-cloud-amd64"} <= set(packages())
+def test_says_why_a_disk_could_not_be_made(tmp_path: Path) -> None:
+    host = pair().hosts[0]
+    its = machine(pair(), host, Frame(Image(tmp_path / "none"), tmp_path))
+    with pytest.raises(MachineError, match=r"qemu-img create.*none/root\.ext4"):
+        asyncio.run(its.renew())
+
+
+class Rebooting(Container):
+    """A container whose systemd tells nspawn to boot anew, as soon as a file is there."""
+
+    def __init__(self, *words: Any) -> None:
+        super().__init__(*words)
+        self.starts = 0
+        self.again = asyncio.Event()
+
+    def _mount(self) -> None:
+        pass
+
+    async def _start(self) -> Process:
+        process = await super()._start()
+        self.starts += 1
+        if self.starts == 2:
+            self.again.set()
+        return process
+
+    async def reboots(self) -> None:
+        """It ends, and wants to boot anew."""
+        process = self._process
+        assert process is not None
+        self._frame.seed.touch()
+        assert await process.wait() == REBOOT
+
+    async def watched(self) -> None:
+        """Returns when all has been done that was to be."""
+        await asyncio.gather(*self._watches)
+
+
+@pytest.fixture
+def rebooting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rebooting:
+    async def no_cables(*_: str) -> None:
+        await asyncio.sleep(0)
+
+    frame = Frame(Image(tmp_path), tmp_path)
+    gone = f"[ -d {tmp_path} ] || exit 1"
+    waits = f"until rm {frame.seed} 2>/dev/null; do sleep 0.01; {gone}; done; exit {REBOOT}"
+    monkeypatch.setattr(container, "command", lambda *_: ["sh", "-c", waits])
+    monkeypatch.setattr(container, "groups", lambda _: iter(()))
+    monkeypatch.setattr(container, "_ip", no_cables)
+    host = pair(lab_kind="container").hosts[0]
+    return Rebooting(host, frame, {"public": "labbr0", "cluster1": "labbr1"})
+
+
+def test_a_container_that_reboots_is_started_anew(rebooting: Rebooting) -> None:
+    async def story() -> None:
+        await rebooting.on()
+        await rebooting.reboots()
+        await rebooting.again.wait()
+        async with rebooting.lock:
+            assert rebooting.is_on
+            await rebooting.pull()
+        await rebooting.watched()
+
+    asyncio.run(asyncio.wait_for(story(), 60))
+    assert (rebooting.starts, rebooting.is_on) == (2, False)
+
+
+def test_one_whose_power_is_pulled_as_it_reboots_stays_off(rebooting: Rebooting) -> None:
+    async def story() -> None:
+        async with rebooting.lock:
+            await rebooting.on()
+            await rebooting.reboots()
+            # Whoever waited for its end knows of it when the power goes.
+            await asyncio.sleep(0)
+            await rebooting.pull()
+        await rebooting.watched()
+
+    asyncio.run(asyncio.wait_for(story(), 60))
+    assert (rebooting.starts, rebooting.is_on) == (1, False)
+
+
+def test_a_monitor_that_says_nothing_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(virtual, "MONITOR_S", 0.1)
+    monkeypatch.setattr(Machine, "is_on", True)
+    its = machine(pair(), pair().hosts[0], Frame(Image(tmp_path), tmp_path))
+    with pytest.raises(MachineError, match="db-a: qemu's monitor does not answer"):
+        asyncio.run(asyncio.wait_for(its.press(), 60))
