@@ -130,6 +130,9 @@ def test_the_inventory_says_who_gets_in(site: Site) -> None:
     }
     unit = site.host.run("systemd-analyze", "verify", "/etc/systemd/system/lj-firewall.service")
     assert unit.stderr == ""
+    lines = site.host.read("/etc/systemd/system/lj-firewall.service").splitlines()
+    assert "After=systemd-remount-fs.service" in lines
+    assert "RequiresMountsFor=/etc/lj/firewall" in lines
     again = site.host.play(TASKS, hosts=site.inventory)
     assert again.exit_code == 0, again.output
     assert again.changed_tasks == []
@@ -174,9 +177,16 @@ def test_rules_that_shut_everybody_out_take_themselves_back(site: Site) -> None:
     assert late.returncode == 4
     assert "taken themselves back already: raise firewall_confirm_s" in late.stderr
 
-    # At a boot, too, what was kept is what is loaded.
+    # At a boot, too, what was kept is what is loaded, however the last one came to its end.
     site.host.run("nft", "flush", "ruleset")
+    site.host.run("tee", "/etc/lj/firewall/armed", input="1\n")
+    site.host.run("mount", "--bind", "/etc/lj/firewall", "/etc/lj/firewall")
+    site.host.run("mount", "-o", "remount,bind,ro", "/etc/lj/firewall")
     assert firewall("load").returncode == 0
+    site.host.run("umount", "/etc/lj/firewall")
+    assert site.reached(BALANCER, STRANGER) == {BALANCER: {22, 2222}, STRANGER: set()}
+    assert firewall("load").returncode == 0
+    site.host.run("test", "!", "-e", "/etc/lj/firewall/armed")
     assert site.reached(BALANCER, STRANGER) == {BALANCER: {22, 2222}, STRANGER: set()}
     site.host.run("tee", "/etc/lj/firewall/wanted.nft", input=good)
     assert firewall("same").returncode == 0

@@ -36,7 +36,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module")
 def disks(host: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
-    sizes = {"disk1": 24, "disk2": 24, "disk3": 24, "foreign": 24, "table": 24, "spare": 320}
+    small = ("disk1", "disk2", "disk3", "new", "foreign", "table")
+    sizes = dict.fromkeys(small, 24) | {"spare": 320}
     with loop_disks(host, tmp_path_factory.mktemp("disks"), **sizes) as made:
         yield made
         # What is mounted in the sandbox holds its device.
@@ -90,6 +91,44 @@ def test_each_disk_is_a_file_system_of_its_own_and_one_that_fails_is_alone(
     assert mounted(host, "dev3")
     host.run("ln", "-s", disks[f"{ID}/disk2"], f"{ID}/disk2")
     host.run("mount", "-o", "remount,rw", points[0])
+
+
+def test_a_new_disk_takes_the_place_of_one_that_failed_without_a_boot(
+    host: Sandbox, disks: Mapping[str, str]
+) -> None:
+    # The kernel has it mounted still, whatever has become of it.
+    host.run("mount", "--all")
+    old = mounted(host, "dev2")["source"]
+    host.run("mount", "-o", "remount,ro", "/srv/mogdata/dev2")
+    host.run("rm", f"{ID}/disk2")
+    names = {"dev1": "disk1", "dev2": "new", "dev3": "disk3"}
+    now = [{"name": name, "disk": f"{ID}/{disk}"} for name, disk in names.items()]
+
+    # A program that does not let go of the old one is told.
+    user = subprocess.Popen(
+        host.inside("sh", "-c", "cd /srv/mogdata/dev2 && echo ready && exec sleep infinity"),
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert user.stdout is not None
+        assert user.stdout.readline() == b"ready\n"
+        refused = host.play(TASKS, storage_jbod_disks=now)
+    finally:
+        user.kill()
+        user.wait()
+    assert refused.exit_code != 0
+    assert "/srv/mogdata/dev2: target is busy" in refused.output
+    assert mounted(host, "dev2")["source"] == old
+
+    run = host.play(TASKS, storage_jbod_disks=now)
+    assert run.exit_code == 0, run.output
+    found = mounted(host, "dev2")
+    assert found["source"] == disks[f"{ID}/new"] != old
+    assert "rw" in found["options"].split(",")
+    assert host.read("/srv/mogdata/dev1/file") == "kept"
+    again = host.play(TASKS, storage_jbod_disks=now)
+    assert again.changed_tasks == []
+    host.run("ln", "-s", disks[f"{ID}/disk2"], f"{ID}/disk2")
 
 
 def test_what_holds_something_is_refused_unless_it_may_go(

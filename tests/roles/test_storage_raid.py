@@ -7,6 +7,7 @@ a disk needs a kernel with md.
 from __future__ import annotations
 
 import struct
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -20,20 +21,31 @@ pytestmark = [pytest.mark.roles, pytest.mark.timeout(900)]
 
 ID = "/dev/disk/by-id"
 TASKS = [role("storage_raid", "preflight"), role("storage_raid")]
-# An array is its first disk.  What is on disks is looked at by mdadm itself.
+# An array is a disk of its own.  What is on its members is looked at by mdadm itself.
 MDADM = r"""#!/bin/bash
 set -euo pipefail
 echo "mdadm $*" >>/srv/calls
 case $1 in
 --create)
   mkdir -p /dev/md
-  ln -s "$(readlink -f "$(grep -o '/dev/disk/[^ ]*' <<<"$*" | head -1)")" "$2"
+  ln -s "$(readlink -f /dev/disk/by-id/array)" "$2"
   ;;
 --detail) test -e "${!#}" && echo MD_UUID=8cf4f6a8:2a6c1b1e:0b1f3f2a:52c00a5e ;;
 --examine) exec /usr/local/sbin/real-mdadm "$@" ;;
 esac
 """
 
+# As an installer leaves it, with lines of ours that somebody has had mdadm write.
+CONFIG = """# mdadm.conf
+HOMEHOST <system>
+MAILADDR somebody
+ARRAY /dev/md/0  metadata=1.2 UUID=11111111:2a6c1b1e:0b1f3f2a:52c00a5e name=box:0
+ARRAY /dev/md/data0
+   UUID=22222222:2a6c1b1e:0b1f3f2a:52c00a5e
+ARRAY /dev/md/data metadata=1.2
+   name=box:data
+ARRAY /dev/md/127 metadata=1.2 uuid=8cf4f6a8:2a6c1b1e:0b1f3f2a:52c00a5e
+"""
 
 MODINFO = '#!/bin/sh\ntest raid10 = "$1" || test raid1 = "$1"\n'
 
@@ -55,12 +67,13 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
             made.run("rm", "-f", f"/usr/sbin/{name}")
             made.run("tee", f"/usr/sbin/{name}", input=text)
             made.run("chmod", "755", f"/usr/sbin/{name}")
+        made.run("tee", "/etc/mdadm/mdadm.conf", input=CONFIG)
         yield made
 
 
 @pytest.fixture(scope="module")
 def disks(host: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
-    sizes = {"disk1": 24, "disk2": 24, "disk3": 24, "disk4": 24, "small": 8, "big": 16}
+    sizes = {"disk1": 24, "disk2": 24, "disk3": 24, "disk4": 24, "small": 8, "big": 16, "array": 24}
     with loop_disks(host, tmp_path_factory.mktemp("disks"), **sizes) as made:
         yield made
         host.run("umount", "/srv/data", check=False)
@@ -96,28 +109,29 @@ def test_disks_become_an_array_once(host: Sandbox, disks: Mapping[str, str]) -> 
         "mdadm --create /dev/md/data --run --metadata=1.2 --name=data --homehost=any "
         f"--level=10 --raid-devices=4 --bitmap=internal {' '.join(list(disks)[:4])}"
     ]
-    config = host.read("/etc/mdadm/mdadm.conf")
-    assert "ARRAY /dev/md/data metadata=1.2 UUID=8cf4f6a8:2a6c1b1e:0b1f3f2a:52c00a5e" in config
-    assert "PROGRAM /usr/local/sbin/lj-raid-alert" in config
+    told, _, foreign = host.read("/etc/mdadm/mdadm.conf").partition("# END of what")
+    assert "ARRAY /dev/md/data metadata=1.2 UUID=8cf4f6a8:2a6c1b1e:0b1f3f2a:52c00a5e\n" in told
+    assert "MAILADDR root\nPROGRAM /usr/local/sbin/lj-raid-alert\n" in told
+    # The system's own array is named as before, ours once.
+    assert foreign.splitlines()[1:] == CONFIG.splitlines()[:6]
     assert "OnCalendar=Sun *-*-1..7" in host.read(
         "/etc/systemd/system/mdcheck_start.timer.d/lj.conf"
     )
     assert "AUTOCHECK=false" in host.read("/etc/default/mdadm")
     assert host.run("systemd-analyze", "verify", "mdcheck_start.timer").stderr == ""
     mount = host.run("findmnt", "--noheadings", "--output", "SOURCE,FSTYPE", "/srv/data")
-    assert mount.stdout.split() == [disks[f"{ID}/disk1"], "ext4"]
+    assert mount.stdout.split() == [disks[f"{ID}/array"], "ext4"]
 
-    host.run("umount", "/srv/data")
     members(host, disks)
     (table,) = (line for line in host.read("/etc/fstab").splitlines() if "/srv/data" in line)
     assert table.split()[0].startswith("UUID=")
-    array = {"name": "data", "level": 10, "disks": list(disks)[:4]}
-    again = host.play(TASKS, storage_raid_arrays=[array])
+    again = host.play(TASKS)
     assert again.exit_code == 0, again.output
     assert again.changed_tasks == []
     assert "--create" not in host.read("/srv/calls")
 
     # Its members are known to be so, and nobody else's to take.
+    array = {"name": "data", "level": 10, "disks": list(disks)[:4]}
     small = array | {"disks": [*list(disks)[:3], f"{ID}/small"]}
     other = array | {"name": "other"}
     lone = {"name": "lone", "level": 10, "disks": list(disks)[:2]}
@@ -134,7 +148,37 @@ def test_disks_become_an_array_once(host: Sandbox, disks: Mapping[str, str]) -> 
     assert "the disks of odd have 8388608, 16777216 bytes: use disks of the same size" in said[3]
 
 
+def test_an_array_without_a_file_system_gets_one_and_what_another_holds_is_left(
+    host: Sandbox, disks: Mapping[str, str]
+) -> None:
+    """A run may be interrupted when the array is made, and nothing is on it yet."""
+    array = disks[f"{ID}/array"]
+
+    def refused() -> str:
+        return host.refusals(role("storage_raid", "preflight"))[0]
+
+    # What is known to be mounted has been there.
+    host.run("umount", "/srv/data")
+    subprocess.run(["wipefs", "--quiet", "--all", array], check=True)
+    assert "/dev/md/data holds nothing that is known, but /etc/fstab mounts it" in refused()
+
+    host.run("sed", "--in-place", "/ \\/srv\\/data /d", "/etc/fstab")
+    made = host.play(TASKS)
+    assert made.exit_code == 0, made.output
+    assert "storage_disks : Make a file system" in made.changed_tasks
+    assert "--create" not in host.read("/srv/calls")
+    mount = host.run("findmnt", "--noheadings", "--output", "SOURCE,LABEL", "/srv/data")
+    assert mount.stdout.split() == [array, "lj-data"]
+
+    host.run("umount", "/srv/data")
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-L", "photos", array], check=True)
+    said = refused()
+    assert "/dev/md/data holds ext4 (photos), not ext4 named lj-data" in said
+    assert "e2label" in said
+
+
 def test_somebody_is_told_of_a_degraded_array(host: Sandbox, disks: Mapping[str, str]) -> None:
+    host.run("shellcheck", "/usr/local/sbin/lj-raid-alert")
     for words in (("NewArray", "/dev/md/data"), ("Rebuild40", "/dev/md/data")):
         host.run("lj-raid-alert", *words)
     host.run("lj-raid-alert", "Fail", "/dev/md/data", "/dev/sdb")
