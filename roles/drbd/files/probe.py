@@ -55,8 +55,9 @@ def check_disk(disk, resource):
         )
     ours = same(used, disk) or (same(described, disk) and "drbd" in found)
     if found and not ours:
+        why = why_not(described, disk, resource)
         yield (
-            f"drbd_disk {disk} holds {', '.join(sorted(found))}{why_not(described, disk, resource)}: "
+            f"drbd_disk {disk} holds {', '.join(sorted(found))}{why}: "
             f"if nothing on it is needed, empty it by hand with `wipefs --all {disk}`, "
             "else name another disk"
         )
