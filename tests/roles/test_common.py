@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import configparser
+import json
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -90,3 +93,96 @@ def test_the_settings_that_come_with_it_are_known_to_kernels() -> None:
     dry = subprocess.run(words, input=kept + "\n", capture_output=True, text=True, check=False)
     assert len(dry.stdout.splitlines()) == len(defaults["common_sysctls"])
     assert dry.stderr == ""
+
+
+def played(host: Sandbox, name: str, script: str) -> None:
+    """Have a program in the place of the machine's."""
+    host.run("tee", f"/usr/sbin/{name}", input=f"#!/bin/sh\n{script}\n")
+    host.run("chmod", "+x", f"/usr/sbin/{name}")
+
+
+RUNS = "6.1.0-22-amd64"
+KERNELS = {
+    # What is done to /boot, by what it means; files are as old as dpkg leaves them.
+    "nothing new": f"rm -f /boot/* /run/reboot-required; touch -d 2024-06-21 /boot/vmlinuz-{RUNS}",
+    "an older one, that came later": "touch /boot/vmlinuz-6.1.0-9-amd64 /boot/System.map-7.0",
+    "what is no kernel": f"touch /boot/vmlinuz-{RUNS}.old /boot/vmlinuz-6.1.0-23-amd64.dpkg-new",
+    "as it was made": "echo 6.1.94-1 > /boot/made",
+    "made anew under its name": "echo 6.1.94-2 > /boot/made",
+    "a newer one, that was made earlier": (
+        "rm /boot/made; touch -d 2020-01-01 /boot/vmlinuz-6.1.0-23-amd64"
+    ),
+    "what a package asks for": "rm /boot/vmlinuz-*; touch /run/reboot-required",
+}
+BOOT = {
+    "made anew under its name",
+    "a newer one, that was made earlier",
+    "what a package asks for",
+}
+
+
+def test_a_host_boots_where_a_kernel_waits_for_it(tmp_path: Path) -> None:
+    tasks: list[dict[str, Any]] = []
+    for name, script in KERNELS.items():
+        said = f"{{{{ (said | default([])) + [('{name}', ansible_failed_result.msg)] }}}}"
+        tasks += [
+            {"ansible.builtin.command": {"argv": ["sh", "-c", script]}, "check_mode": False},
+            {
+                "block": [role("common", "upgrade", common_upgrade_update=False)],
+                "rescue": [{"ansible.builtin.set_fact": {"said": said}}],
+            },
+        ]
+    file = tmp_path / "said"
+    keep = {"content": "{{ said | to_json }}", "dest": str(file), "mode": "0600"}
+    # This machine is not booted in any case: Ansible refuses that where it runs itself.
+    tasks += [{"ansible.builtin.copy": keep, "check_mode": False}]
+    with sandbox(tmp_path) as host:
+        for folder in ("/boot", "/run"):
+            host.run("mount", "-t", "tmpfs", "lj-sandbox", folder)
+        version = "#1 SMP PREEMPT_DYNAMIC Debian 6.1.94-1 (2024-06-21)"
+        played(
+            host,
+            "uname",
+            f"case $1 in -r) echo {RUNS};; -v) echo '{version}';; *) /usr/bin/uname \"$@\";; esac",
+        )
+        played(
+            host, "dpkg-query", f"case $4 in linux-image-{RUNS}) exec cat /boot/made;; esac; exit 1"
+        )
+        played(host, "apt-get", "echo '0 upgraded, 0 newly installed, 0 to remove'")
+        run = host.play(tasks, "--check")
+    assert run.exit_code == 0, run.output
+    told = dict(json.loads(file.read_text()))
+    assert set(told) == BOOT, told
+    assert all("would reboot the control node" in why for why in told.values()), told
+
+
+PACKAGE = """Package: {0}
+Version: 1
+Architecture: all
+Filename: ./{0}.deb
+Size: 1
+SHA256: 0000000000000000000000000000000000000000000000000000000000000000
+"""
+
+
+def test_a_host_that_has_nothing_yet_can_be_checked(tmp_path: Path) -> None:
+    with sandbox(tmp_path, common_time_sources=["server 10.0.0.1 iburst"]) as fresh:
+        # Nothing is installed, and there is a source for what is to be.
+        fresh.run("tee", "/var/lib/dpkg/status", input="")
+        fresh.run("rm", "-rf", "/etc/chrony", "/etc/apt/sources.list.d")
+        packages = [PACKAGE.format(name) for name in ("chrony", "kmod", "procps")]
+        fresh.run("mkdir", "-p", "/srv/packages", "/var/lib/apt/cache/archives/partial")
+        fresh.run("tee", "/srv/packages/Packages", input="\n".join(packages))
+        source = "deb [trusted=yes] file:/srv/packages ./\n"
+        fresh.run("tee", "/etc/apt/sources.list", input=source)
+        fresh.run("tee", "/etc/apt/apt.conf.d/99own", input='Dir::Cache "/var/lib/apt/cache";\n')
+        fresh.run("apt-get", "update")
+        # As systemd answers who asks for a unit that is not there.
+        absent = "echo LoadState=not-found; echo ActiveState=inactive"
+        played(fresh, "systemctl", f"case $1 in show) {absent};; *) exit 1;; esac")
+        told = fresh.play(
+            [role("common")], "--check", "--diff", "-e", '{"common_has_systemd": true}'
+        )
+        assert told.exit_code == 0, told.output
+        assert "common : Install the time service" in told.changed_tasks
+        assert "server 10.0.0.1 iburst" in told.output

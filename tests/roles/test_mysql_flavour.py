@@ -127,6 +127,7 @@ def test_a_host_that_has_mysql(fresh: Box, tmp_path: Path) -> None:
         "innodb_log_file_size",
         "log_slave_updates",
         "log_bin_compress",
+        "loose_wsrep_node_address",
         "symbolic_links",
     }
 

@@ -5,11 +5,13 @@ A server, its slave and that one's own slave on this machine, from the roles tha
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +27,9 @@ from tests.support.process import free_ports, wait_for
 
 DELAY_S = 2
 """Seconds that the slave of the slave stays behind."""
+
+LAG_S = 3
+"""What more it may be behind to count as one that has caught up."""
 
 SUM = "CHECKSUM TABLE lj_cluster1.posts"
 
@@ -115,9 +120,14 @@ class Site:
             ],
         }
         (self.root / "servers.json").write_text(json.dumps([servers, follow]))
+        follow |= {"gather_facts": True, "gather_subset": subset}
+        (self.root / "follow.json").write_text(json.dumps([follow]))
+        caught_up = {"name": "mysql_replication", "tasks_from": "follows"}
+        tasks = [{"ansible.builtin.include_role": caught_up}]
+        (self.root / "follows.json").write_text(json.dumps([follow | {"tasks": tasks}]))
 
-    def play(self, book: str | Path, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+    def begin_play(self, book: str | Path, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
             [BIN / "ansible-playbook", "-i", self.root / "hosts.json", book, *words],
             cwd=CHECKOUT,
             env={
@@ -129,10 +139,15 @@ class Site:
                 "ANSIBLE_REMOTE_TMP": str(self.root / "ansible/tmp"),
                 "ANSIBLE_NOCOLOR": "1",
             },
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
         )
+
+    def play(self, book: str | Path, *words: str) -> subprocess.CompletedProcess[str]:
+        with self.begin_play(book, *words) as run:
+            out, error = run.communicate()
+        return subprocess.CompletedProcess(run.args, run.returncode, out, error)
 
     def backup(self, *words: str) -> subprocess.CompletedProcess[str]:
         told = ("-e", "server=cluster1", "--limit", "its-slave")
@@ -165,6 +180,48 @@ class Site:
         """A counter of a server."""
         (line,) = self.ask(host, f"SHOW GLOBAL STATUS LIKE '{name}'")
         return int(line.split()[1])
+
+    def slave(self, host: str) -> dict[str, str]:
+        """How a slave says it is."""
+        words = ["mariadb", "--no-defaults", "--batch", "--vertical"]
+        words += ["--socket", str(self.root / host / "run/mysql-cluster1.sock")]
+        words += ["--execute", "SHOW SLAVE STATUS"]
+        told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        columns = (line.strip().partition(":") for line in told.splitlines())
+        return {name: value.strip() for name, _, value in columns}
+
+    @contextmanager
+    def held(self, host: str) -> Iterator[None]:
+        """Nobody writes to the table there, nor does what it has from its source."""
+        words = ["mariadb", "--no-defaults", "--batch", "--skip-column-names", "--unbuffered"]
+        words += ["--socket", str(self.root / host / "run/mysql-cluster1.sock")]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, bufsize=1) as client:
+            assert client.stdin is not None
+            assert client.stdout is not None
+            client.stdin.write("LOCK TABLES lj_cluster1.posts READ; SELECT 'held';\n")
+            assert client.stdout.readline() == "held\n"
+            yield
+
+    @contextmanager
+    def written_to(self) -> Iterator[None]:
+        """The source, some times a second, for the length of the block."""
+        done = threading.Event()
+
+        def write() -> None:
+            for number in itertools.count(10_000):
+                self.ask("one", f"INSERT INTO posts VALUES ({number}, 'more')")
+                if done.wait(0.2):
+                    break
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            yield
+        finally:
+            done.set()
+            writer.join()
+            self.ask("one", "DELETE FROM posts WHERE id >= 10000")
 
     def state(self) -> dict[str, Any]:
         """What `lj ha status` says of the slave."""
@@ -263,6 +320,64 @@ def test_a_slave_of_a_slave_stays_behind_on_purpose(site: Site) -> None:
     assert site.ask("far-slave", SUM) == site.ask("one", SUM)
 
 
+def test_a_slave_has_caught_up_while_its_source_is_written_to(site: Site) -> None:
+    words = ("--limit", "far-slave", "-e", f"mysql_replication_lag_s={LAG_S}")
+
+    def behind_s() -> int:
+        return int(site.slave("far-slave")["Seconds_Behind_Master"])
+
+    site.together("far-slave")
+    with site.written_to():
+        with site.held("far-slave"):
+            wait_for(lambda: behind_s() > DELAY_S + LAG_S, "the slave to fall behind")
+            run = site.begin_play(site.root / "follows.json", *words)
+            assert run.stdout is not None
+            said = ""
+            while "FAILED - RETRYING" not in said:
+                line = run.stdout.readline()
+                assert line, said
+                said += line
+        try:
+            out, error = run.communicate(timeout=300)
+        finally:
+            run.kill()
+        assert run.returncode == 0, out + error
+        assert behind_s() > 0
+
+
+def test_a_slave_follows_by_gtid(site: Site) -> None:
+    words = (site.root / "follow.json", "--limit", "far-slave")
+    site.together("far-slave")
+    file, position = site.ask("its-slave", "SHOW MASTER STATUS")[0].split("\t")[:2]
+    by_position = f"master_use_gtid = no, master_log_file = '{file}', master_log_pos = {position}"
+    site.ask("far-slave", "STOP SLAVE", f"CHANGE MASTER TO {by_position}", "START SLAVE")
+    told = site.play(*words, "--check")
+    assert re.search(r"far-slave .* changed=[1-9]", told.stdout), told.stdout
+    assert site.slave("far-slave")["Using_Gtid"] == "No"
+    mended = site.play(*words)
+    assert mended.returncode == 0, mended.stdout
+    assert site.slave("far-slave")["Using_Gtid"] == "Slave_Pos"
+    assert "changed=0" in site.play(*words).stdout
+    site.ask("one", "INSERT INTO posts VALUES (-4, 'by its number')")
+    site.together("far-slave")
+    assert site.ask("far-slave", "SELECT text FROM posts WHERE id = -4") == ["by its number"]
+
+    # Who does not know where it is would begin with everything.
+    (had,) = site.ask("far-slave", "STOP SLAVE", "SELECT @@gtid_slave_pos")
+    lost = f"CHANGE MASTER TO {by_position}", "RESET MASTER", "SET GLOBAL gtid_slave_pos = ''"
+    site.ask("far-slave", *lost)
+    refused = site.play(*words)
+    assert refused.returncode != 0
+    assert "far-slave: the slave follows by a file and a position, and has no gtid_slave_pos" in (
+        " ".join(refused.stdout.split())
+    )
+    site.ask("far-slave", f"SET GLOBAL gtid_slave_pos = '{had}'")
+    mended = site.play(*words)
+    assert mended.returncode == 0, mended.stdout
+    site.together("far-slave")
+    assert site.ask("far-slave", SUM) == site.ask("one", SUM)
+
+
 def test_what_was_lost_comes_back_and_follows_on(site: Site) -> None:
     told = site.backup("--check")
     assert told.returncode == 0, told.stdout
@@ -303,7 +418,10 @@ def test_what_can_not_be_is_refused(site: Site) -> None:
     assert source.returncode != 0
     assert "None of these hosts (one) has a slave of cluster1" in " ".join(source.stdout.split())
     everywhere = site.play("playbooks/restore.yml", "-e", "server=cluster1")
-    assert "Add -e server=cluster1 --limit HOST; nothing was changed" in everywhere.stdout
+    several = site.restore("--limit", "its-slave,far-slave")
+    for refused in (everywhere, several):
+        assert refused.returncode != 0
+        assert "Add -e server=cluster1 --limit HOST, which now is" in refused.stdout
     absent = site.restore("-e", "mysql_backup_name=20200101T000000Z")
     assert absent.returncode != 0
     assert "has no backup 20200101T000000Z: copy one there" in absent.stdout
@@ -355,3 +473,27 @@ def test_a_backup_that_has_no_room_is_not_begun(site: Site) -> None:
         )
         assert "no room" in (folder / "cluster1/failed").read_text()
     assert site.backups == backups
+
+
+def test_a_source_is_restored_over_on_purpose_alone(site: Site) -> None:
+    (site.root / "one/backups/cluster1").mkdir(parents=True)
+    backup = shutil.copytree(
+        site.backups[-1], site.root / "one/backups/cluster1" / site.backups[-1].name
+    )
+    had = site.ask("one", SUM, "SELECT @@gtid_binlog_pos")
+    refused = site.restore("--limit", "one")
+    told = " ".join(refused.stdout.split())
+    assert refused.returncode != 0
+    assert "cluster1 is no slave here (`replica: true`)" in told
+    assert "-e mysql_backup_over_source=true; nothing was changed" in told
+    assert site.ask("one", SUM, "SELECT @@gtid_binlog_pos") == had
+
+    site.ask("one", "INSERT INTO lj_cluster1.posts VALUES (-9, 'lost')")
+    restored = site.restore("--limit", "one", "-e", "mysql_backup_over_source=true")
+    assert restored.returncode == 0, restored.stdout
+    assert site.ask("one", SUM) == [(backup / "lj-checksums").read_text().rstrip()]
+    # It goes on with numbers that nobody has had.
+    (position,) = site.ask("one", "SELECT @@gtid_slave_pos")
+    site.ask("one", "DELETE FROM posts WHERE id = 1")
+    (now,) = site.ask("one", "SELECT @@gtid_binlog_pos")
+    assert int(now.split("-")[2]) == int(position.split("-")[2]) + 1

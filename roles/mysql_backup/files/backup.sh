@@ -45,7 +45,8 @@ mariadb-backup --prepare "--target-dir=$part" >>"$log" 2>&1 9>&- || fail "the co
 # A server on a second copy, reachable by its socket alone; it follows nobody.
 cp --archive --reflink=auto "$part" "$trial"
 mariadbd --no-defaults "--user=$admin" "--datadir=$trial" "--tmpdir=$trial" "--socket=$trial/s" \
-  "--pid-file=$trial/pid" --skip-networking --skip-slave-start --innodb-use-native-aio=OFF \
+  "--pid-file=$trial/pid" --skip-networking --loose-wsrep-node-address=127.0.0.1 --skip-slave-start \
+  --innodb-use-native-aio=OFF \
   >>"$log" 2>&1 9>&- &
 server=$!
 ask() { mariadb --no-defaults --batch --skip-column-names "--user=$admin" "--socket=$trial/s" --execute "$1"; }

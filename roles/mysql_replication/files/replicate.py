@@ -26,10 +26,16 @@ COLUMNS = {
     "connect_retry": "Connect_Retry",
     "delay": "SQL_Delay",
 }
+GTID = "Slave_Pos"
+"""What Using_Gtid has to be: by a file and a position none goes on where a pair's group moves."""
 PURGED = 1236
 SEED = (
     "the source's binary log no longer has what this slave needs: restore a backup on it, "
     "and set gtid_slave_pos to where that was made"
+)
+NO_GTID = (
+    "the slave follows by a file and a position, and has no gtid_slave_pos to go on from: let it "
+    "replicate something first, or set gtid_slave_pos"
 )
 
 
@@ -41,9 +47,18 @@ def status_of(connection):
     return rows[0] if rows else {}
 
 
+def position_of(connection):
+    """By GTID, what the slave has of all that it ever followed."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT @@GLOBAL.gtid_slave_pos")
+        ((position,),) = cursor.fetchall()
+    return position
+
+
 def differs(status, source):
-    """What of the source is not as it should be."""
-    return [name for name, column in COLUMNS.items() if status.get(column) != source[name]]
+    """What of the source is not as it should be, or by which it is followed."""
+    found = [name for name, column in COLUMNS.items() if status.get(column) != source[name]]
+    return found if status.get("Using_Gtid") == GTID else [*found, "gtid"]
 
 
 def runs(status):
@@ -52,7 +67,7 @@ def runs(status):
 
 def words(source, password):
     """The CHANGE MASTER statement, and its parameters."""
-    parts = ["MASTER_PASSWORD = %s", "MASTER_USE_GTID = slave_pos"]
+    parts = ["MASTER_PASSWORD = %s", f"MASTER_USE_GTID = {GTID}"]
     values = [password]
     for name, value in source.items():
         parts.append(f"MASTER_{name.upper()} = %s")
@@ -90,6 +105,8 @@ def main():
 
     status = status_of(connection)
     different = differs(status, source)
+    if status.get("Using_Gtid") == "No" and not position_of(connection):
+        sys.exit(NO_GTID)
     # Where the source does not know the password that is kept, it may have changed.
     if different or (status and not runs(status) and status.get("Last_IO_Errno") == 1045):
         if status:
