@@ -101,7 +101,7 @@ def test_mysql_of_a_pair(pair: Pair, name: str) -> None:
         assert mounted.device == "/dev/drbd0"
         assert mounted.filesystem == "ext4"
         assert "noatime" in mounted.options
-        assert host.socket("tcp://3306").is_listening
+        assert host.socket("tcp://0.0.0.0:3306").is_listening
 
 
 def test_mysql_replication(pair: Pair) -> None:
