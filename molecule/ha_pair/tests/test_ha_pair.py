@@ -157,6 +157,17 @@ def test_a_disk_that_fails_is_let_go_and_the_other_sides_is_used(
         assert pair.wait_until_whole() == holder
 
 
+def outdate(pair: Pair, spare: str) -> None:
+    """Cut the cross-over link, and wait until the spare is outdated."""
+    control.ask(pair.state, "cut", spare, RESOURCE)
+    wait_for(
+        lambda: pair.on(spare, f"drbdadm dstate {RESOURCE}").startswith("Outdated"),
+        "the spare to be outdated",
+        timeout_s=300,
+        every_s=1,
+    )
+
+
 def test_a_cross_over_link_that_is_cut_outdates_the_spare(
     pair: Pair, file: Path, tell: Callable[[str, float], None]
 ) -> None:
@@ -164,13 +175,7 @@ def test_a_cross_over_link_that_is_cut_outdates_the_spare(
     spare = peer_of(holder)
     with pair.commits(file) as ledger:
         started = ledger.wait_for_next()
-        control.ask(pair.state, "cut", spare, RESOURCE)
-        wait_for(
-            lambda: pair.on(spare, f"drbdadm dstate {RESOURCE}").startswith("Outdated"),
-            "the spare to be outdated",
-            timeout_s=300,
-            every_s=1,
-        )
+        outdate(pair, spare)
         ledger.wait_for_next()
         tell("cross-over cut", ledger.gap_s(started))
         # It can't become primary, whoever asks.
@@ -221,13 +226,7 @@ def test_a_group_stays_where_the_disk_is_up_to_date(
     spare = peer_of(holder)
     pair.on(holder, "systemctl restart lj-mysql-watch-cluster1.service")
     with pair.commits(file) as ledger:
-        control.ask(pair.state, "cut", spare, RESOURCE)
-        wait_for(
-            lambda: pair.on(spare, f"drbdadm dstate {RESOURCE}").startswith("Outdated"),
-            "the spare to be outdated",
-            timeout_s=300,
-            every_s=1,
-        )
+        outdate(pair, spare)
         # The second time within five minutes it would go to a peer that is up to date.
         for _ in range(2):
             started = ledger.wait_for_next()

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.support.box import CHECKOUT
+from tests.support.scripts import loaded
 
 pytestmark = pytest.mark.unit
 
 DONE = "6,812,5000,-;block drbd1: Online verify done (total 9 sec; paused 0 sec; 999 K/sec)\n"
 LOST = "6,812,5000,-;block drbd1: Online Verify reached sector 4096\n"
-
-
-def loaded() -> ModuleType:
-    loader = SourceFileLoader("drbd_verify", str(CHECKOUT / "roles/drbd/files/lj-drbd-verify"))
-    spec = importlib.util.spec_from_loader("drbd_verify", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
 
 
 class Kernel:
@@ -50,7 +40,7 @@ class Kernel:
         self.begun: list[str] = []
         self.stamp = folder / "lj-drbd-verify-cluster1"
         self._show(first)
-        self._program = loaded()
+        self._program = loaded("roles/drbd/files/lj-drbd-verify")
         monkeypatch.setattr(sys, "argv", ["lj-drbd-verify", "cluster1"])
         for name, value in {
             "STATES": self._states,

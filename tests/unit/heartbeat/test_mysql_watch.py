@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-from importlib.machinery import SourceFileLoader
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from tests.support.box import CHECKOUT
+from tests.support.scripts import loaded
 from tests.unit.heartbeat.conftest import Host
 
 pytestmark = pytest.mark.unit
 
 
-def loaded() -> ModuleType:
-    path = CHECKOUT / "roles/heartbeat/files/lj-mysql-watch"
-    loader = SourceFileLoader("mysql_watch", str(path))
-    spec = importlib.util.spec_from_loader("mysql_watch", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
-
-
-watcher = loaded()
+watcher = loaded("roles/heartbeat/files/lj-mysql-watch")
 Act: Any = watcher.Act
 
 
