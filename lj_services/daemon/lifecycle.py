@@ -12,7 +12,8 @@ The rules:
 - `drain` stops accepting and finishes what is in flight.  It is cancelled after
   ``drain_timeout_s`` seconds, or by a second SIGTERM; then the exit code is 1,
   so that an operator sees that something was cut off.
-- `close` always runs, and runs last.
+- `close` always runs, and runs last.  A signal to stop that comes still later
+  changes nothing: the exit code tells how the work ended.
 - a reload that fails keeps the settings that were there, and says why in the log.
 - health is bad before `start` has returned and from the first moment of draining
   on, so that a load balancer looks elsewhere early.
@@ -45,6 +46,8 @@ with contextlib.suppress(ImportError):  # there is no wheel for every platform
     new_event_loop = uvloop.new_event_loop
 
 log = logging.getLogger(__name__)
+
+STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 class ExitCode(enum.IntEnum):
@@ -135,7 +138,10 @@ def run_service(
         return ExitCode.CONFIG
     configure_logging(settings.log_format, settings.log_level)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(_Life(name, settings, load, registry(settings)).run(make_service))
+        code = runner.run(_Life(name, settings, load, registry(settings)).run(make_service))
+    for number in STOPS:  # the interpreter still has to end, and would die of them meanwhile
+        signal.signal(number, signal.SIG_IGN)
+    return code
 
 
 class _Life(Generic[S]):
@@ -155,7 +161,7 @@ class _Life(Generic[S]):
 
     async def run(self, make_service: Callable[[S], Service[S]]) -> ExitCode:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOPS:
             loop.add_signal_handler(number, self.on_stop)
         metrics: MetricsServer | None = None
         service: Service[S] | None = None

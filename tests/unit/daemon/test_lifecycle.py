@@ -73,8 +73,18 @@ def test_drains_on_sigterm_and_ends_with_zero(start: Start) -> None:
         wait_for(lambda: daemon.ask("hello") == "hello", "an answer")
         daemon.running.process.send_signal(signal.SIGTERM)
         assert busy.recv(100) == b"slow 0.5\n", "work in flight is finished"
-    assert daemon.running.terminate() == 0
+    assert daemon.running.process.wait(20) == 0
     assert not accepts(daemon.port)
+
+
+def test_signals_in_its_last_moments_do_not_change_the_exit_code(start: Start) -> None:
+    daemon = start()
+    process = daemon.running.process
+    process.send_signal(signal.SIGTERM)
+    wait_for(lambda: "stopped" in daemon.running.output, "the end of the drain", every_s=0.001)
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == 0
 
 
 def test_work_that_outlasts_the_drain_is_cut_off_and_the_exit_code_says_so(start: Start) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -16,7 +17,8 @@ PRINT = "printed: ; @printf '%s\\n' $(SHELL_SCRIPTS)"
 def shell_scripts(checkout: Path) -> list[str]:
     """What `make lint-shell` checks in a folder."""
     words = ["make", "-f", CHECKOUT / "Makefile", "--eval", PRINT, "printed"]
-    run = subprocess.run(words, cwd=checkout, capture_output=True, text=True, check=True)
+    alone = {k: v for k, v in os.environ.items() if k not in {"MAKEFLAGS", "MAKELEVEL"}}
+    run = subprocess.run(words, cwd=checkout, env=alone, capture_output=True, text=True, check=True)
     assert run.stderr == ""
     return sorted(str(Path(line)) for line in run.stdout.splitlines())
 
