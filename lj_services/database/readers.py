@@ -16,6 +16,10 @@ once (`Reader.failed`); only a look takes it back.
 
 With no reader left, the writer answers: the caller never sees the difference.
 
+When the writer is away, as one is while its host is taken over from, its replicas lose
+it too, and count as lagging.  Those that have replayed all that they had are *cut off*:
+where the writer can't be reached they answer, since nothing newer is to be had.
+
 Source: DBI::Role (weights, 5 s of death, 2 s to connect); unlike it, a stopped
 replication thread counts as lag.
 """
@@ -40,6 +44,14 @@ log = logging.getLogger(__name__)
 DEAD_FIRST_S = 5.0
 DEAD_LONGEST_S = 60.0
 
+LOOKING_FOR_ITS_SOURCE = {"Connecting", "Preparing"}
+"""What an IO thread is that would go on by itself; one that somebody stopped is not."""
+
+REPLAYED = "has read all relay log"
+"""Part of the SQL thread's state, of both flavours, when it has nothing left to do."""
+
+CUT_OFF = "it has lost its source; reads come here only where that can't be reached either"
+
 
 class Reader:
     """One replica: its server, its weight, and whether it takes reads now."""
@@ -48,6 +60,8 @@ class Reader:
         self.server = server
         self.weight = weight
         self.up = False
+        self.cut_off = False
+        """Whether losing its source is all that leaves it out."""
         self.why_not = "not looked at yet"
         self._max_lag_s = max_lag_s
         self._failures = 0
@@ -81,10 +95,7 @@ class Reader:
             self.failed(f"its replication state can't be read: {error.orig}")
             return
         self._failures = 0
-        if behind is None:
-            self._turn(True, "")
-        else:
-            self._turn(False, behind)
+        self._turn(behind is None, behind or "", cut_off=behind == CUT_OFF)
 
     def _behind(self) -> str | None:
         """Why it is too far behind, or None."""
@@ -97,12 +108,15 @@ class Reader:
         gauge.set(-1)
         if row is None:
             return "it replicates from nowhere (set max_lag_s = 0 if it need not)"
-        for mariadb_name, mysql_name in (
-            ("Slave_IO_Running", "Replica_IO_Running"),
-            ("Slave_SQL_Running", "Replica_SQL_Running"),
-        ):
-            if (running := row.get(mariadb_name, row.get(mysql_name))) != "Yes":
-                return f"replication is stopped ({mariadb_name}: {running})"
+        replaying = row.get("Slave_SQL_Running", row.get("Replica_SQL_Running"))
+        if replaying != "Yes":
+            return f"replication is stopped (Slave_SQL_Running: {replaying})"
+        receiving = row.get("Slave_IO_Running", row.get("Replica_IO_Running"))
+        if receiving != "Yes":
+            state = row.get("Slave_SQL_Running_State", row.get("Replica_SQL_Running_State"))
+            if receiving in LOOKING_FOR_ITS_SOURCE and REPLAYED in str(state):
+                return CUT_OFF
+            return f"replication is stopped (Slave_IO_Running: {receiving})"
         lag = row.get("Seconds_Behind_Master", row.get("Seconds_Behind_Source"))
         if lag is None:
             return "how far it is behind is unknown"
@@ -111,13 +125,13 @@ class Reader:
             return f"{lag} s behind, more than max_lag_s = {self._max_lag_s:g}"
         return None
 
-    def _turn(self, up: bool, why_not: str) -> None:
+    def _turn(self, up: bool, why_not: str, *, cut_off: bool = False) -> None:
         if up != self.up:
             if up:
                 log.info("reader %s takes reads", self.server)
             else:
                 log.warning("reader %s left out: %s", self.server, why_not)
-        self.up, self.why_not = up, why_not
+        self.up, self.why_not, self.cut_off = up, why_not, cut_off
         READER_UP.labels(self.server.role, self.server.label).set(up)
 
 
@@ -130,14 +144,22 @@ class Readers:
         self._looked = threading.Event()
         self._first = threading.Lock()
 
-    def draw(self) -> Iterator[Reader]:
-        """The readers that are up, in a random order that follows their weights."""
+    def draw(self, *, cut_off: bool = False) -> Iterator[Reader]:
+        """The readers that are up, in a random order that follows their weights.
+
+        Args:
+            cut_off: those that have lost their source instead.
+        """
         if self.all and not self._looked.is_set():
             with self._first:
                 if not self._looked.is_set():
                     self.look()
                     self._looked.set()
-        left = [reader for reader in self.all if reader.up and reader.weight]
+        left = [
+            reader
+            for reader in self.all
+            if reader.weight and (reader.cut_off if cut_off else reader.up)
+        ]
         while left:
             weights = [reader.weight for reader in left]
             (reader,) = random.choices(left, weights)  # noqa: S311  a draw, not a secret

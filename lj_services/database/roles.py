@@ -1,15 +1,17 @@
 """Roles become connections: one writer, weighted readers, the split named in the call.
 
 ``write(role)`` is a transaction on the role's writer.  ``read(role)`` goes to a
-reader that is alive and not behind, else to the writer; with ``after=`` only to
-one that has replayed the caller's own writes.  Nothing is guessed from SQL: a
-statement that writes inside ``read`` is refused by the server.
+reader that is alive and not behind, else to the writer, else to a reader that has lost
+the writer as well; with ``after=`` only to one that has replayed the caller's own
+writes.  Nothing is guessed from SQL: a statement that writes inside ``read`` is refused
+by the server.
 """
 
 from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -67,6 +69,30 @@ class _Role:
             ],
             settings.health_interval_s,
         )
+        self._try_writer_at: float | None = None
+
+    def writer_is_away(self) -> bool:
+        """Whether it failed just now, and somebody else tries it again."""
+        if self._try_writer_at is None:
+            return False
+        if time.monotonic() < self._try_writer_at:
+            return True
+        self.writer_failed()  # the caller tries; others need not wait as well
+        return False
+
+    @contextmanager
+    def trying_the_writer(self) -> Iterator[None]:
+        """Connecting to it, which either fails or not."""
+        try:
+            yield
+        except DatabaseUnreachable:
+            self.writer_failed()
+            raise
+        self._try_writer_at = None
+
+    def writer_failed(self) -> None:
+        """For as long as trying it takes, reads look elsewhere first."""
+        self._try_writer_at = time.monotonic() + self.settings.connect_timeout_s
 
 
 def _password(role: str, file: Path | None) -> str | None:
@@ -173,8 +199,8 @@ class Databases:
                 yield connection
             except DBAPIError as error:
                 told = server.explain(error)
-                if reader is not None and isinstance(told, DatabaseUnreachable):
-                    reader.failed(str(told))
+                if isinstance(told, DatabaseUnreachable):
+                    found.writer_failed() if reader is None else reader.failed(str(told))
                 if told is None:
                     raise
                 raise told from error
@@ -199,26 +225,46 @@ class Databases:
         """Choose where a read goes, and connect."""
         if after is not None and after.role != role.name:
             raise ValueError(f"{after} is a position of another role than {role.name}")
-        if role.readers.all and not definitive and (after is None or after.gtid):
+        replicas = role.readers.all and not definitive and (after is None or after.gtid)
+        if replicas:
             self._watch()
-            for reader in role.readers.draw():
-                with ExitStack() as attempt:
-                    try:
-                        connection = attempt.enter_context(reader.server.connect("read"))
-                        caught_up = after is None or wait_for_gtid(
-                            connection, after.gtid, role.settings.position_wait_s
-                        )
-                    except DatabaseUnreachable as error:
-                        reader.failed(str(error))
-                        continue
-                    except DBAPIError as error:
-                        reader.failed(f"it can't wait for a position: {error.orig}")
-                        continue
-                    if not caught_up:
-                        break
-                    stack.push(attempt.pop_all())
-                    return connection, reader.server, reader
-        return stack.enter_context(role.writer.connect("read")), role.writer, None
+            # A writer that was away a moment ago would cost this read its timeout, too.
+            for cut_off in (False, True) if role.writer_is_away() else (False,):
+                if found := self._place_on(role, role.readers.draw(cut_off=cut_off), after, stack):
+                    return found
+        try:
+            with role.trying_the_writer():
+                connection = stack.enter_context(role.writer.connect("read"))
+        except DatabaseUnreachable:
+            if replicas and (
+                found := self._place_on(role, role.readers.draw(cut_off=True), after, stack)
+            ):
+                return found
+            raise
+        return connection, role.writer, None
+
+    def _place_on(
+        self, role: _Role, readers: Iterator[Reader], after: Position | None, stack: ExitStack
+    ) -> tuple[Connection, Server, Reader] | None:
+        """Connect to the first of `readers` that answers; None if none has what is asked for."""
+        for reader in readers:
+            with ExitStack() as attempt:
+                try:
+                    connection = attempt.enter_context(reader.server.connect("read"))
+                    caught_up = after is None or wait_for_gtid(
+                        connection, after.gtid, role.settings.position_wait_s
+                    )
+                except DatabaseUnreachable as error:
+                    reader.failed(str(error))
+                    continue
+                except DBAPIError as error:
+                    reader.failed(f"it can't wait for a position: {error.orig}")
+                    continue
+                if not caught_up:
+                    return None
+                stack.push(attempt.pop_all())
+                return connection, reader.server, reader
+        return None
 
     def _watch(self) -> None:
         """Start the thread that looks at readers, once."""

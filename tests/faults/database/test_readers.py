@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from sqlalchemy import text
@@ -13,6 +14,7 @@ from lj_services.database import (
     Databases,
     DatabaseSettings,
     DatabaseUnreachable,
+    Position,
     ReaderState,
     WriterReadOnly,
 )
@@ -228,3 +230,85 @@ def test_a_commit_without_an_answer_is_told_as_unknown(
         writer.resume()
     with databases.read("global", definitive=True) as connection:
         assert connection.scalar(text("SELECT COUNT(*) FROM t")) in (0, 1)
+
+
+def test_while_the_writer_is_away_its_replica_answers(
+    databases: Databases, mariadb_pair: Pair
+) -> None:
+    writer, _ = mariadb_pair
+    assert server_id(databases) == 2
+    with databases.write("global") as connection:
+        connection.execute(text("INSERT INTO t VALUES (1)"))
+    seen = databases.position("global")
+    writer.kill()
+    until(databases, False, "it has lost its source")
+    # A pooled connection may break under the first read.
+    with suppress(DatabaseUnreachable):
+        server_id(databases)
+    for after in (None, seen):
+        with databases.read("global", after=after) as connection:
+            assert connection.scalar(text("SELECT @@server_id")) == 2
+            assert connection.scalar(text("SELECT a FROM t")) == 1
+    # What is nowhere but on the writer is not made up.
+    with pytest.raises(DatabaseUnreachable), databases.read("global", definitive=True):
+        pass
+    newer = Position("global", f"1-1-{int(seen.gtid.rpartition('-')[2]) + 1}")
+    with pytest.raises(DatabaseUnreachable), databases.read("global", after=newer):
+        pass
+    writer.start()
+    until(databases, True)
+    assert server_id(databases) == 2
+
+
+def test_a_replica_that_was_stopped_does_not_answer_for_the_writer(
+    databases: Databases, mariadb_pair: Pair
+) -> None:
+    writer, replica = mariadb_pair
+    assert server_id(databases) == 2
+    replica.query("STOP SLAVE IO_THREAD")
+    until(databases, False, "replication is stopped")
+    writer.kill()
+    with pytest.raises(DatabaseUnreachable):
+        server_id(databases)
+    writer.start()
+    replica.query("START SLAVE IO_THREAD")
+    until(databases, True)
+
+
+def test_what_a_replica_has_not_replayed_yet_leaves_it_out(
+    databases: Databases, mariadb_pair: Pair
+) -> None:
+    writer, replica = mariadb_pair
+    assert server_id(databases) == 2
+    replica.query("STOP SLAVE", "CHANGE MASTER TO MASTER_DELAY=30", "START SLAVE")
+    writer.query("INSERT INTO lj.t VALUES (1)")
+    until(databases, False, "behind")
+    writer.kill()
+    until(databases, False, "replication is stopped (Slave_IO_Running: Connecting)")
+    with pytest.raises(DatabaseUnreachable):
+        server_id(databases)
+    writer.start()
+    replica.query("STOP SLAVE", "CHANGE MASTER TO MASTER_DELAY=0", "START SLAVE")
+    until(databases, True)
+
+
+def test_of_a_writer_that_hangs_one_read_pays_the_timeout(
+    databases: Databases, mariadb_pair: Pair
+) -> None:
+    writer, replica = mariadb_pair
+    assert server_id(databases) == 2
+    replica.query("SET GLOBAL slave_net_timeout = 1", "STOP SLAVE", "START SLAVE")
+    until(databases, True)
+    writer.hang()
+    try:
+        until(databases, False, "it has lost its source")
+        start = time.monotonic()
+        with suppress(DatabaseUnreachable):
+            server_id(databases)
+        for _ in range(20):
+            assert server_id(databases) == 2
+        assert time.monotonic() - start < 5
+    finally:
+        writer.resume()
+        replica.query("SET GLOBAL slave_net_timeout = 60", "STOP SLAVE", "START SLAVE")
+    until(databases, True)
