@@ -38,7 +38,13 @@ ROUNDS = int(os.environ.get("LAB_HA_ROUNDS", "20"))
 SERVER = "lj-mysql-cluster1.service"
 INITDEAD_S = 60.0
 """After so long a host that has booted takes a peer for dead that it has not heard."""
+NEWEST_LINE = "journalctl --boot --quiet --output short-unix"
 TRIED = "journalctl --boot --identifier lj-fence-peer | grep -c 'neither be told nor shot' || true"
+
+
+def shots(pair: Pair, host: str) -> int:
+    """How often the rack's power switch was told to shoot a host."""
+    return pair.state.log.read_text().count(f"power switch: reset {host}")
 
 
 def test_planned_switchovers(pair: Pair, file: Path, tell: Callable[[str, float], None]) -> None:
@@ -249,33 +255,49 @@ def test_a_public_cable_that_is_cut_hands_the_group_over(
     pair: Pair, file: Path, tell: Callable[[str, float], None]
 ) -> None:
     holder = pair.wait_until_whole()
-    shots = pair.state.log.read_text().count(f"power switch: reset {holder}")
+    before = shots(pair, holder)
     with pair.commits(file) as ledger:
         started = ledger.wait_for_next()
         control.ask(pair.state, "cut", holder, "public")
         moved(pair, ledger, holder)
         tell("public cable cut", ledger.gap_s(started))
         # Nobody had to be shot: they hear each other over the other cable.
-        assert pair.state.log.read_text().count(f"power switch: reset {holder}") == shots
+        assert shots(pair, holder) == before
         control.ask(pair.state, "mend", holder, "public")
         assert pair.wait_until_whole() == peer_of(holder)
 
 
+@pytest.mark.parametrize("alone", ["primary", "spare"])
 def test_of_a_partition_one_side_is_shot_before_the_other_goes_on(
-    pair: Pair, file: Path, tell: Callable[[str, float], None]
+    pair: Pair, file: Path, alone: str, tell: Callable[[str, float], None]
 ) -> None:
     holder = pair.wait_until_whole()
+    left_out = holder if alone == "primary" else peer_of(holder)
+    survivor = peer_of(left_out)
+    before = {host: shots(pair, host) for host in HOSTS}
     with pair.commits(file) as ledger:
         started = ledger.wait_for_next()
         for network in (RESOURCE, "public"):
-            control.ask(pair.state, "cut", holder, network)
-        moved(pair, ledger, holder)
-        tell("partition", ledger.gap_s(started))
-        assert f"power switch: reset {holder}" in pair.state.log.read_text()
+            control.ask(pair.state, "cut", left_out, network)
+        ledger.wait_for_silence()
+        ledger.wait_for_next()
+        tell(f"partition, {alone} alone", ledger.gap_s(started))
+        assert pair.holders() == [survivor]
+        assert shots(pair, left_out) > before[left_out]
+        assert shots(pair, survivor) == before[survivor]
+        if alone == "primary":
+            shot, promoted = (
+                float(pair.on(survivor, f"{NEWEST_LINE} {words} | tail -n 1").split()[0])
+                for words in (
+                    f"--identifier lj-shoot --grep '{left_out} was shot'",
+                    "--dmesg --grep 'role. Secondary -> Primary'",
+                )
+            )
+            assert shot < promoted
         for network in (RESOURCE, "public"):
-            control.ask(pair.state, "mend", holder, network)
+            control.ask(pair.state, "mend", left_out, network)
         # It waits for its peer where it had booted without a cable.
-        assert pair.wait_until_whole() == peer_of(holder)
+        assert pair.wait_until_whole() == survivor
 
 
 @pytest.mark.parametrize("first", [0, 1])

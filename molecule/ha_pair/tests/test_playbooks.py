@@ -36,8 +36,8 @@ def test_status_tells_who_has_the_group(pair: Pair) -> None:
     )
     assert done.returncode == 0, done.stdout
     print(done.stdout)
-    line = next(line for line in done.stdout.splitlines() if RESOURCE in line)
-    assert holder in line
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [row[1] for row in rows if row[:1] == [RESOURCE] and "here" in row] == [holder]
 
 
 def test_switchover(pair: Pair, file: Path, tell: Callable[[str, float], None]) -> None:

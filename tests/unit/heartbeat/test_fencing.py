@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
-
 import pytest
 
 from tests.unit.heartbeat.conftest import Host
@@ -35,6 +32,7 @@ def host(host: Host) -> Host:
     host.answers("cl_status", "echo dead")
     host.answers(OUTDATER, "exit 5")
     is_(host, "WFConnection", "Secondary/Unknown")
+    later(host, 0)
     return host
 
 
@@ -47,13 +45,18 @@ def is_(host: Host, connection: str, roles: str) -> None:
     )
 
 
+def later(host: Host, seconds: int) -> None:
+    """So much time goes by on the host, whatever the time of day is."""
+    host.file("/proc/uptime").write_text(f"{1000 + seconds}.25 12.00\n")
+
+
 def fence(host: Host) -> int:
     return host.run(FENCE, DRBD_RESOURCE="cluster1").returncode
 
 
 def test_a_peer_that_heartbeat_shot_is_not_shot_again(host: Host) -> None:
     host.answers("stonith", "exit 0")
-    assert host.run(SHOOT, "reset", "db1-b").returncode == 0
+    assert host.run(SHOOT, "reset", "db1-b", "heartbeat").returncode == 0
     assert fence(host) == SHOT
     assert host.calls("stonith") == [
         f"-t external/ipmi -F {host.file('/etc/ha.d/lj-shoot-parameters')} -T reset db1-b"
@@ -70,12 +73,24 @@ def test_a_dead_peer_that_nobody_shot_is_shot_before_this_host_becomes_primary(h
 
 def test_that_it_was_shot_counts_once_and_not_for_long(host: Host) -> None:
     host.answers("stonith", "exit 0")
-    host.run(SHOOT, "reset", "db1-b")
+    host.run(SHOOT, "reset", "db1-b", "heartbeat")
     assert host.run(SHOOT, "lately", "db1-b").returncode == 0
     assert host.run(SHOOT, "lately", "db1-b").returncode != 0
-    host.run(SHOOT, "reset", "db1-b")
-    then = time.time() - 130
-    os.utime(host.file("/run/lj-shoot/db1-b.shot"), (then, then))
+    host.run(SHOOT, "reset", "db1-b", "heartbeat")
+    later(host, 121)
+    assert host.run(SHOOT, "lately", "db1-b").returncode != 0
+
+
+def test_that_it_was_shot_does_not_count_when_it_is_back(host: Host) -> None:
+    host.answers("stonith", "exit 0")
+    host.run(SHOOT, "reset", "db1-b", "heartbeat")
+    host.answers("cl_status", "echo active")
+    assert host.run(SHOOT, "lately", "db1-b").returncode != 0
+
+
+def test_only_heartbeat_s_shot_makes_a_second_one_needless(host: Host) -> None:
+    host.answers("stonith", "exit 0")
+    host.run(SHOOT, "reset", "db1-b", "drbd")
     assert host.run(SHOOT, "lately", "db1-b").returncode != 0
 
 
@@ -112,9 +127,22 @@ def test_a_primary_that_can_shoot_nobody_waits_until_somebody_says_that_the_peer
     assert len(host.calls("drbd-peer-outdater")) == 4
 
 
-def test_a_primary_stops_asking_when_its_peer_is_connected_again(host: Host) -> None:
-    is_(host, "SyncSource", "Primary/Secondary")
+def test_heartbeat_and_drbd_are_both_told_that_the_peer_is_off(host: Host) -> None:
+    is_(host, "WFConnection", "Primary/Unknown")
+    assert host.run(SHOOT, "confirm", "db1-b").returncode == 0
+    assert host.run(SHOOT, "reset", "db1-b", "heartbeat").returncode == 0
+    assert fence(host) == SHOT
+    assert host.calls("stonith") == []
+
+
+@pytest.mark.parametrize("connection", ["Connected", "SyncSource", "PausedSyncS"])
+def test_a_primary_does_not_shoot_a_peer_that_is_connected_again(
+    host: Host, connection: str
+) -> None:
+    host.answers("stonith", "exit 0")
+    is_(host, connection, "Primary/Secondary")
     assert fence(host) == NOTHING
+    assert host.calls("stonith") == []
 
 
 def test_a_spare_whose_peer_is_alive_and_says_nothing_does_not_become_primary(host: Host) -> None:
@@ -138,14 +166,37 @@ def test_that_a_host_is_off_is_not_believed_while_it_answers(host: Host) -> None
     assert host.run(SHOOT, "reset", "db1-b").returncode == 1
 
 
-def test_that_a_host_is_off_counts_once_and_not_for_long(host: Host) -> None:
+@pytest.mark.parametrize("who", ["heartbeat", "drbd"])
+def test_that_a_host_is_off_counts_once_and_not_for_long(host: Host, who: str) -> None:
     assert host.run(SHOOT, "confirm", "db1-b").returncode == 0
-    assert host.run(SHOOT, "reset", "db1-b").returncode == 0
-    assert host.run(SHOOT, "reset", "db1-b").returncode == 1
+    assert host.run(SHOOT, "reset", "db1-b", who).returncode == 0
+    assert host.run(SHOOT, "reset", "db1-b", who).returncode == 1
     host.run(SHOOT, "confirm", "db1-b")
-    then = time.time() - 610
-    os.utime(host.file("/run/lj-shoot/db1-b.off"), (then, then))
-    assert host.run(SHOOT, "reset", "db1-b").returncode == 1
+    later(host, 601)
+    assert host.run(SHOOT, "reset", "db1-b", who).returncode == 1
+
+
+def test_that_a_host_is_off_does_not_count_when_it_is_back(host: Host) -> None:
+    host.run(SHOOT, "confirm", "db1-b")
+    host.answers("cl_status", "echo active")
+    assert host.run(SHOOT, "reset", "db1-b", "drbd").returncode == 1
+    host.answers("cl_status", "echo dead")
+    assert host.run(SHOOT, "reset", "db1-b", "drbd").returncode == 1
+
+
+def test_who_shoots_by_hand_shoots(host: Host) -> None:
+    host.answers("stonith", "exit 0")
+    host.run(SHOOT, "confirm", "db1-b")
+    assert host.run(SHOOT, "reset", "db1-b").returncode == 0
+    assert len(host.calls("stonith")) == 1
+
+
+def test_heartbeat_shoots_no_host_that_is_back(host: Host) -> None:
+    host.install("files/lj_shoot", "/plugins/lj_shoot")
+    host.answers("stonith", "exit 0")
+    host.answers("cl_status", "echo active")
+    assert host.run("/plugins/lj_shoot", "reset", "db1-b", hostname="db1-b").returncode == 1
+    assert host.calls("stonith") == []
 
 
 @pytest.mark.parametrize("words", [("reset", "db1-a"), ("confirm", "db1-a")])

@@ -51,9 +51,7 @@ def host(host: Host) -> Host:
     host.file("/etc/ha.d/haresources").write_text(f"# by a test\n{line}")
     for name in ("lj_disk", "lj_unit", "lj_mount", "lj_address"):
         host.install(f"files/{name}", f"{RESOURCES}/{name}")
-    host.answers(
-        "sleep", f'[ "$(grep -c ^sleep {host.file("calls")})" -le {TRIES + 1} ] || kill $PPID'
-    )
+    host.answers("sleep", f'[ "$(grep -c ^sleep {host.file("calls")})" -le {TRIES} ] || kill $PPID')
     host.answers("uname", "echo db1-a")
     host.answers("systemd-run", "")
     host.answers("systemctl", "case $1 in start) exit 1;; is-active) exit 3;; esac")
@@ -151,24 +149,49 @@ def test_it_ends_when_the_peer_has_the_group_or_heartbeat_was_stopped(
 ) -> None:
     show(host, Seen(holds=holds))
     go_on(host, ends=True)
-    assert len(host.calls("sleep")) == 2
+    assert len(host.calls("sleep")) == 1
     assert asked(host) == ""
     assert host.calls("ResourceManager") == []
 
 
-def test_it_ends_when_what_failed_has_started(host: Host) -> None:
-    host.answers("systemctl", "case $1 in is-active) exit 0;; esac")
+def test_a_heartbeat_that_starts_anew_still_has_the_group(host: Host) -> None:
+    host.answers("systemctl", '[ "$*" = "is-active --quiet heartbeat" ] || exit 3')
+    show(host, Seen(holds=""))
+    go_on(host)
+
+
+def test_it_ends_when_the_last_resource_has_started(host: Host) -> None:
+    host.answers("systemctl", '[ "$3" = lj-mysql-watch-cluster1.service ] || exit 3')
     go_on(host, ends=True)
-    assert len(host.calls("sleep")) == 2
+    assert len(host.calls("sleep")) == 1
     assert asked(host) == ""
+
+
+def test_that_another_resource_has_started_is_not_enough(host: Host) -> None:
+    # A person has mended the disk by hand, as primary, and let go of it.
+    host.answers("systemctl", '[ "$3" = lj-mysql-cluster1.service ] || exit 3')
+    go_on(host)
+    assert asked(host) == ASKS * TRIES
+
+
+@pytest.mark.parametrize("holds", ["none", ""])
+def test_what_has_started_when_heartbeat_had_let_go_is_stopped(host: Host, holds: str) -> None:
+    show(host, Seen(disks="UpToDate/Outdated"))
+    host.answers("lets-go", f"sed -i s/all/{holds}/ {host.file('bin/cl_status')}")
+    host.answers(MANAGER, "[ $1 = givegroup ] || lets-go")
+    go_on(host, ends=True)
+    assert host.calls("ResourceManager") == [
+        "takegroup lj_disk::cluster1",
+        "givegroup lj_disk::cluster1",
+    ]
 
 
 def test_after_half_an_hour_it_is_tried_less_often(host: Host) -> None:
     calls = host.file("calls")
-    host.answers("sleep", f'[ "$(grep -c ^sleep {calls})" -le 62 ] || kill $PPID')
+    host.answers("sleep", f'[ "$(grep -c ^sleep {calls})" -le 61 ] || kill $PPID')
     show(host, Seen(role="Primary/Secondary"))
     go_on(host)
-    assert host.calls("sleep") == ["10", *["30"] * 60, "300", "300"]
+    assert host.calls("sleep") == [*["40"] * 60, "300", "300"]
 
 
 def test_a_group_is_handed_over_when_heartbeat_has_heard_of_it(host: Host) -> None:
