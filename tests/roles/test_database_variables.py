@@ -108,6 +108,20 @@ def test_both_hosts_of_a_pair_are_one_writer_and_slaves_are_readers(tmp_path: Pa
     assert "readers" not in told["roles"]["cluster1"]
 
 
+def test_a_slave_that_is_a_pair_is_one_reader(tmp_path: Path) -> None:
+    slave = {"mysql_instances": [{"role": "cluster12", "replica": True}]}
+    pair = {"database_address": "10.0.1.40", **slave}
+    more = {
+        "db4-a": {"ansible_host": "10.0.1.41", **pair},
+        "db4-b": {"ansible_host": "10.0.1.42", **pair},
+        "db4-s": {"ansible_host": "10.0.1.43", **slave},
+    }
+    assert worked_out(tmp_path, more)["roles"]["cluster12"]["readers"] == [
+        {"url": "mariadb://lj@10.0.1.40:3306/lj_cluster12"},
+        {"url": "mariadb://lj@10.0.1.43:3306/lj_cluster12"},
+    ]
+
+
 def test_passwords_are_made_once_unless_they_are_given(tmp_path: Path) -> None:
     given = {"cluster1": {"mover": "from the vault"}}
     secrets = worked_out(tmp_path, mysql_passwords=given)["secrets"]

@@ -1,6 +1,7 @@
 """What a host of a pair is refused for, and what the role heartbeat writes down, without Heartbeat.
 
-The host is a sandbox with two interfaces; its peer has nothing but a name.
+The host is a sandbox with two interfaces; its peer has nothing but a name.  A neighbour is a
+network on the cable of one of them.
 """
 
 from __future__ import annotations
@@ -8,12 +9,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.box import CHECKOUT
+from tests.support.process import wait_for
 from tests.support.sandbox import Sandbox, role, sandbox
 
 pytestmark = pytest.mark.roles
@@ -39,6 +44,8 @@ GIVEN = {
     "heartbeat_ping": ["10.98.1.1"],
     "heartbeat_stonith": {"localhost": POWER, "peer": POWER},
     "mysql_instances": [{"role": "cluster9", "mount": "/srv/cluster9"}],
+    "mysql_listen_address": "0.0.0.0",
+    "mysql_client_hosts": ["10.98.1.%"],
 }
 LINE = (
     "here drbddisk::cluster9 lj_mount::/dev/drbd0::/srv/cluster9::ext4::noatime "
@@ -51,8 +58,16 @@ FACTS = {
 }
 OTHER = "10.98.1.30/24"
 TAKEN = "10.98.1.40/24"
+THEIRS = "10.98.1.50/24"
+MAC = "02:00:00:00:00:50"
+ANSWERS = """
+import runpy, sys
+probe = runpy.run_path(sys.argv[1])
+print(probe["answers"](sys.argv[2], probe["addresses"]()))
+"""
 ELSEWHERE = "/srv/elsewhere"
 INSTANCE = {"role": "cluster9", "mount": ELSEWHERE}
+REPLICA = {"role": "cluster9", "mount": "/srv/cluster9", "replica": True}
 STOPPED: dict[str, tuple[dict[str, Any], str]] = {
     "as it was": ({}, ""),
     "another floating address": ({"heartbeat_address": OTHER}, ""),
@@ -88,6 +103,29 @@ STOPPED: dict[str, tuple[dict[str, Any], str]] = {
     "a server on a disk of the host": (
         {"mysql_instances": [{"role": "cluster9"}]},
         "and the mount of cluster9 in mysql_instances not given: all of them are where the",
+    ),
+    "a server on loopback": (
+        {"mysql_listen_address": "127.0.0.1"},
+        "localhost: mysql_listen_address is 127.0.0.1, where nobody is served at heartbeat_address "
+        f"{FLOATING}: set it to 0.0.0.0 for both hosts of the pair",
+    ),
+    "a server on an address that is not there yet when it starts": (
+        {"mysql_listen_address": "10.98.1.20"},
+        "localhost: mysql_listen_address is 10.98.1.20, where nobody is served at",
+    ),
+    "a server on every address": ({"mysql_listen_address": "::"}, ""),
+    "clients on loopback": (
+        {"mysql_client_hosts": ["127.0.0.1", "localhost", "::1"]},
+        "localhost: mysql_client_hosts has no address but loopback, so nobody could log in at "
+        f"heartbeat_address {FLOATING}: name the network that clients and slaves come from",
+    ),
+    "a slave, whose accounts are its source's": (
+        {"mysql_client_hosts": ["127.0.0.1"], "mysql_instances": [REPLICA]},
+        "",
+    ),
+    "a server of somebody else, which is asked for nothing": (
+        {"heartbeat_service": "postgresql", "mysql_listen_address": "127.0.0.1"},
+        "",
     ),
     "a mirrored disk elsewhere, and all that is on it": (
         {"drbd_mount": ELSEWHERE, "mysql_instances": [INSTANCE]},
@@ -195,6 +233,64 @@ def test_what_may_be_changed_where_heartbeat_is_stopped(stopped: dict[str, str],
 def test_a_group_that_is_here_has_its_own_address(host: Sandbox) -> None:
     configured(host, LINE.replace(FLOATING, TAKEN), "active")
     assert preflights(host, {"heartbeat_address": TAKEN}) == [""]
+
+
+@pytest.fixture
+def neighbour(host: Sandbox) -> Iterator[Callable[..., None]]:
+    """Somebody else on the cable of eth0, with an address and a firewall: runs commands there."""
+    own = Path("/proc/self/ns/net").readlink()
+    other = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
+
+    def there(*words: str) -> None:
+        subprocess.run(
+            ["nsenter", f"--target={other.pid}", "--net", *words], check=True, capture_output=True
+        )
+
+    try:
+        wait_for(
+            lambda: Path(f"/proc/{other.pid}/ns/net").readlink() != own, "a network for a neighbour"
+        )
+        cable = ("link", "add", "cable", "type", "veth", "peer", "name", "there")
+        host.run("ip", *cable, "netns", str(other.pid))
+        host.run("ip", "link", "set", "cable", "master", "eth0", "up")
+        there("ip", "address", "add", THEIRS, "dev", "there")
+        there("ip", "link", "set", "there", "up")
+        there(
+            "nft",
+            "add table inet deaf; add chain inet deaf input "
+            "{ type filter hook input priority 0; policy drop; }",
+        )
+        yield there
+    finally:
+        # The cable goes with its other end.
+        other.kill()
+        other.wait()
+
+
+def test_an_address_that_a_neighbour_has_is_not_taken_from_it(
+    host: Sandbox, neighbour: Callable[..., None]
+) -> None:
+    configured(host, LINE, "inactive")
+    theirs, of_nobody = preflights(
+        host, {"heartbeat_address": THEIRS}, {"heartbeat_address": OTHER}
+    )
+    assert "somebody answers at heartbeat_address 10.98.1.50 already: choose a free" in theirs
+    assert of_nobody == ""
+
+    # One that was heard of a while ago is asked again, and may be gone.
+    address = THEIRS.split("/")[0]
+    words = ("-c", ANSWERS, str(CHECKOUT / "roles/heartbeat/files/probe.py"), address)
+
+    def answers() -> str:
+        host.run(
+            "ip", "neighbour", "replace", address, "dev", "eth0", "lladdr", MAC, "nud", "stale"
+        )
+        return host.run(sys.executable, *words).stdout.strip()
+
+    neighbour("ip", "link", "set", "there", "address", MAC)
+    assert answers() == "True"
+    neighbour("ip", "address", "del", THEIRS, "dev", "there")
+    assert answers() == "False"
 
 
 def test_what_it_takes_from_the_inventory(host: Sandbox) -> None:

@@ -1,4 +1,7 @@
-"""What a pair can't be made of is refused: which host, and what to do.  No kernel is needed."""
+"""What a pair can't be made of is refused: which host, and what to do.  No kernel is needed.
+
+Nothing is changed then, neither on the host nor where the playbook runs: no secret is made there.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,20 @@ from tests.support.box import BIN, CHECKOUT
 
 pytestmark = pytest.mark.roles
 
-POWER = {"plugin": "external/ipmi", "parameters": ["somebody"]}
+PASSWORD = "its-password"
+# A port is a number; what is left of the line is the last one.
+POWER = {"plugin": "external/ipmi", "parameters": ["somebody", 0, PASSWORD, "left and right"]}
 
 
-def answer(folder: Path, hosts: Mapping[str, Mapping[str, Any]], **changed: Any) -> str:
+def answer(
+    folder: Path, hosts: Mapping[str, Mapping[str, Any]], named: str = "", **changed: Any
+) -> str:
     """What the preflight of a pair says, whose hosts both are this machine.
 
     Args:
         folder: for what belongs to the pair.
         hosts: their names, and what is another one's than of a pair that could work.
+        named: what this machine calls itself, if not what it does (as root).
         changed: variables of both.
     """
     disk = folder / "disk"
@@ -63,8 +71,11 @@ def answer(folder: Path, hosts: Mapping[str, Mapping[str, Any]], **changed: Any)
             [{"hosts": "pairs", "gather_facts": True, "gather_subset": subset, "tasks": tasks}]
         )
     )
+    words = [BIN / "ansible-playbook", "-i", inventory, play]
+    if named:
+        words = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', named, *words]
     run = subprocess.run(
-        [BIN / "ansible-playbook", "-i", inventory, play],
+        words,
         cwd=CHECKOUT,
         env={
             "PATH": f"{BIN}:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -80,6 +91,7 @@ def answer(folder: Path, hosts: Mapping[str, Mapping[str, Any]], **changed: Any)
         check=False,
     )
     assert "changed=0" in run.stdout, run.stdout + run.stderr
+    assert not (folder / "secrets").exists()
     assert not list(disk.parent.glob("disk?*"))
     return " ".join(run.stdout.split())
 
@@ -117,10 +129,75 @@ def test_a_pair_that_is_none(tmp_path: Path) -> None:
     assert "left: heartbeat_ping is empty: name an address outside the pair" in said
 
 
+def test_a_host_with_a_name_that_heartbeat_does_not_know(tmp_path: Path) -> None:
+    said = answer(tmp_path, {"left": {}, "right": {}}, named="DB1-A")
+    assert "left: it calls itself DB1-A (uname -n), and Heartbeat knows hosts by small" in said
+    assert "hostnamectl hostname db1-a" in said
+
+
 def test_a_pair_without_its_secret(tmp_path: Path) -> None:
     said = answer(tmp_path, {"left": {}, "right": {}}, heartbeat_secret="", drbd_secret="")
     assert "left: heartbeat_secret is empty: give it in the vault, or leave it out" in said
     assert "left: drbd_secret is empty: give it in the vault, or leave it out" in said
+
+
+def test_a_server_that_listens_where_nothing_is_said(tmp_path: Path) -> None:
+    instance = {"role": "cluster9", "mount": "/srv/cluster9"}
+    said = answer(tmp_path, {"left": {}, "right": {}}, mysql_instances=[instance])
+    for host in ("left", "right"):
+        assert f"{host}: mysql_listen_address is 127.0.0.1, where nobody is served at" in said
+        assert f"{host}: mysql_client_hosts has no address but loopback, so nobody could" in said
+
+
+def test_ways_to_shoot_that_shoot_nobody(tmp_path: Path) -> None:
+    def of(*parameters: object) -> dict[str, object]:
+        return {"plugin": "external/ipmi", "parameters": parameters}
+
+    no_plugin = "has no plugin: name one that `stonith -L` lists"
+    no_list = "has no list of parameters: give those that `stonith -t external/ipmi -n` lists"
+    empty = "is empty (`stonith -t external/ipmi -n` lists them): give it as one word, in the vault"
+    # Of each host that says it: the ways to shoot it and its peer, and what it says of both.
+    cases: list[dict[str, tuple[tuple[object, str], tuple[object, str]]]] = [
+        {
+            "left": (
+                ("external/ipmi", f"heartbeat_stonith of left {no_plugin}"),
+                ({"parameters": [PASSWORD]}, f"heartbeat_stonith of right {no_plugin}"),
+            ),
+            "right": (
+                ({"plugin": "external/ipmi"}, f"heartbeat_stonith of left {no_list}"),
+                (
+                    {"plugin": "external/ipmi", "parameters": f"right {PASSWORD}"},
+                    f"heartbeat_stonith of right {no_list}",
+                ),
+            ),
+        },
+        {
+            "left": (
+                (
+                    of("left", PASSWORD, "", "lanplus"),
+                    f"parameter 3 in heartbeat_stonith of left {empty}",
+                ),
+                (of("right", PASSWORD, None), f"parameter 3 in heartbeat_stonith of right {empty}"),
+            ),
+            "right": (
+                (POWER, ""),
+                (
+                    of("right", f"a {PASSWORD}", "lanplus"),
+                    "parameter 2 in heartbeat_stonith of right has a blank in it (`stonith -t",
+                ),
+            ),
+        },
+    ]
+    for case in cases:
+        ways = {
+            host: {"heartbeat_stonith": {"left": left[0], "right": right[0]}}
+            for host, (left, right) in case.items()
+        }
+        said = answer(tmp_path, ways)
+        for host, told in case.items():
+            assert f"{host}: {'; '.join(one for _, one in told if one)[:60]}" in said
+            assert all(one in said for _, one in told)
+        assert PASSWORD not in said
 
 
 def test_a_kernel_without_drbd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
