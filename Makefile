@@ -149,7 +149,8 @@ lab-up: $(VENV)/.test ## Virtual machines with the roles of SCENARIO on them (ro
 .PHONY: lab-again
 lab-again: $(VENV)/.test ## Run the roles on the lab of SCENARIO anew, which must change nothing, and with --check
 	$(BIN)/molecule idempotence --scenario-name $(SCENARIO)
-	$(BIN)/molecule check --scenario-name $(SCENARIO)
+	@# Not `molecule check`, which is content with whatever would change.
+	$(BIN)/molecule idempotence --scenario-name $(SCENARIO) -- --check
 
 .PHONY: lab-test
 lab-test: $(VENV)/.test ## Do to the lab of SCENARIO what befalls hosts, after `lab-up`

@@ -67,7 +67,9 @@ def worked_out(folder: Path, inventory: str, host: str, values: dict[str, str]) 
     return json.loads((folder / "told.json").read_text())
 
 
-@pytest.mark.parametrize("inventory", ["datacenter", "ha_pair", "ha_slave", "lab", "onebox"])
+@pytest.mark.parametrize(
+    "inventory", ["datacenter", "ha_pair", "ha_slave", "lab", "onebox", "storage"]
+)
 def test_playbooks_read_it(inventory: str, tmp_path: Path) -> None:
     playbooks = sorted((CHECKOUT / "playbooks").glob("*.yml"))
     run = ansible(tmp_path, inventory, *playbooks, "--list-tasks")  # which checks syntax first

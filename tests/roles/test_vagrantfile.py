@@ -39,7 +39,7 @@ load "./Vagrantfile"
 """
 
 
-@pytest.fixture(params=["ha_pair", "ha_slave", "lab"])
+@pytest.fixture(params=["ha_pair", "ha_slave", "lab", "storage"])
 def scenario(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("PATH", f"{BIN}:{os.environ['PATH']}")
     monkeypatch.setenv("SCENARIO", request.param)

@@ -5,9 +5,7 @@ Disks are pulled out of the running host, and its power is pulled.
 
 from __future__ import annotations
 
-import os
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -17,20 +15,10 @@ from tests.support.process import wait_for
 from tools.lab import control
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
-STATE = os.environ.get("LJ_LAB_STATE", str(control.CHECKOUT / "var/lab/storage"))
 HOST = "store1"
 ARRAY = "/dev/md/data"
 DISK = "/dev/disk/by-id/virtio"
 WRITE = "runuser -u lj -- dd if=/dev/zero of=/var/mogdata/dev1/written bs=4k count=1 conv=fsync"
-
-
-@pytest.fixture(scope="module")
-def lab() -> control.State:
-    state = control.State(Path(STATE))
-    if state.keeper() is None:
-        pytest.fail("there is no lab: make lab-up SCENARIO=storage")
-    control.wait_for_hosts(state)
-    return state
 
 
 def said(lab: control.State, words: str) -> str:

@@ -45,8 +45,20 @@ def signatures(disk):
     return None if said is None else json.loads(said or "{}").get("signatures", [])
 
 
+def beyond_content(found):
+    """What is found on a member of an array, without what belongs to the array's content.
+
+    The mark of a member lies before that.  A mirror's members end where it ends itself: DRBD's
+    metadata, at the end of an array, is found on each of them.
+    """
+    marks = [int(each["offset"], 0) for each in found if each["type"] == "linux_raid_member"]
+    return [each for each in found if not marks or int(each["offset"], 0) <= marks[0]]
+
+
 def is_ours(disk, ours, found):
     """Whether what is found is what we have put there ourselves."""
+    if ours["type"] == "linux_raid_member":
+        found = beyond_content(found)
     if {each["type"] for each in found} != {ours["type"]}:
         return False
     if ours["type"] != "linux_raid_member":
