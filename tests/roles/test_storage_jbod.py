@@ -120,6 +120,10 @@ def test_a_new_disk_takes_the_place_of_one_that_failed_without_a_boot(
     assert "/srv/mogdata/dev2: target is busy" in refused.output
     assert mounted(host, "dev2")["source"] == old
 
+    told = host.play(TASKS, "--check", storage_jbod_disks=now)
+    assert told.exit_code == 0, told.output
+    assert told.changed_tasks == ["storage_disks : Have it mounted at every boot"]
+    assert mounted(host, "dev2")["source"] == old
     run = host.play(TASKS, storage_jbod_disks=now)
     assert run.exit_code == 0, run.output
     found = mounted(host, "dev2")
