@@ -117,8 +117,13 @@ class Pair:
         )
 
     @contextmanager
-    def commits(self, file: Path) -> Iterator[Ledger]:
-        """Commit while the block runs, to the pair or its source; then prove that none is lost."""
+    def commits(self, file: Path, pause_s: float = 0.02) -> Iterator[Ledger]:
+        """Commit while the block runs, to the pair or its source; then prove that none is lost.
+
+        Args:
+            file: the ledger's.
+            pause_s: between commits, where they would take an emulated host's time from a playbook.
+        """
         server = self.source or self.holders()[0]
         table = f"CREATE TABLE IF NOT EXISTS {TABLE} (number BIGINT PRIMARY KEY)"
         self.sql(server, f"USE {DATABASE}; {table}")
@@ -128,7 +133,8 @@ class Pair:
         words = self._ledger("write", str(file), "--first", str(first))
         if self.source:
             # A container takes commits faster than emulated hosts can follow.
-            words += ["--pause", "0.5"]
+            pause_s = 0.5
+        words += ["--pause", str(pause_s)]
         process = subprocess.Popen(words, cwd=control.CHECKOUT)
         ledger = Ledger(file)
         try:

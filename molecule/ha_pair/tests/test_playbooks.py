@@ -122,7 +122,7 @@ def test_new_hardware_takes_the_place_of_a_dead_host(pair: Pair, file: Path, par
     refused = pair.play("replace_node", *chosen)
     assert refused.returncode != 0
     assert "both up to date: there is nothing to replace" in " ".join(refused.stdout.split())
-    with pair.commits(file):
+    with pair.commits(file, pause_s=0.5):
         control.ask(pair.state, "pull", dead)
         control.ask(pair.state, "renew", dead)
         control.ask(pair.state, "on", dead)
@@ -139,7 +139,7 @@ def test_upgrade_goes_over_slave_spare_and_the_other(
     hosts = [*HOSTS, SLAVE]
     boots = "cat /proc/sys/kernel/random/boot_id"
     before = {host: pair.on(host, boots) for host in hosts}
-    with pair.commits(file) as ledger:
+    with pair.commits(file, pause_s=0.5) as ledger:
         started = ledger.wait_for_next()
         # The lab has no mirror of packages; that each host boots anew is what can be seen here.
         wanted = {"common_upgrade_update": False, "common_upgrade_boot": True}
