@@ -73,6 +73,21 @@ def test_power_of_the_primary_is_pulled(
             assert pair.wait_until_whole() == peer_of(holder)
 
 
+def test_power_of_the_spare_is_pulled(
+    pair: Pair, file: Path, tell: Callable[[str, float], None]
+) -> None:
+    holder = pair.wait_until_whole()
+    before = shots(pair, peer_of(holder))
+    with pair.commits(file) as ledger:
+        started = ledger.wait_for_next()
+        control.ask(pair.state, "pull", peer_of(holder))
+        ledger.wait_for_silence()
+        ledger.wait_for_next()
+        tell("power of the spare pulled", ledger.gap_s(started))
+        assert shots(pair, peer_of(holder)) > before
+        assert pair.wait_until_whole() == holder
+
+
 def test_a_server_that_is_killed_is_started_again_and_then_handed_over(
     pair: Pair, file: Path, tell: Callable[[str, float], None]
 ) -> None:

@@ -119,12 +119,24 @@ def test_a_primary_that_can_shoot_nobody_waits_until_somebody_says_that_the_peer
     host: Host,
 ) -> None:
     is_(host, "WFConnection", "Primary/Unknown")
+    host.answers("cl_status", "echo up")
     # A person says so while it waits for the third time.
-    said = f'[ "$(grep -c ^sleep {host.file("calls")})" -lt 3 ] || {host.file(SHOOT)} confirm db1-b'
+    tried = f"grep -cx 'sleep 5' {host.file('calls')}"
+    said = f'[ "$1 $({tried})" != "5 3" ] || {host.file(SHOOT)} confirm db1-b'
     host.answers("sleep", said)
     assert fence(host) == SHOT
     assert len(host.calls("stonith")) == 3
     assert len(host.calls("drbd-peer-outdater")) == 4
+
+
+def test_nobody_waits_for_the_answer_of_a_peer_that_is_dead(host: Host) -> None:
+    host.answers("stonith", "exit 0")
+    # Heartbeat sees it after a while.
+    host.answers("cl_status", f"[ $(grep -c ^cl_status {host.file('calls')}) -gt 3 ] && echo dead")
+    host.answers(OUTDATER, "exec tail -f /dev/null")
+    is_(host, "WFConnection", "Primary/Unknown")
+    assert fence(host) == SHOT
+    assert len(host.calls("drbd-peer-outdater")) == 1
 
 
 def test_heartbeat_and_drbd_are_both_told_that_the_peer_is_off(host: Host) -> None:
